@@ -1,0 +1,1 @@
+"""The training engine: it owns time and files, and no mathematics."""

@@ -1,0 +1,242 @@
+"""Importers: checkpoints of other systems become Styles. Tensors are read, nothing is executed.
+
+The variant is detected from the shapes, every tensor must find its place, and `describe` says what was found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from fewtoon.errors import Problem
+from fewtoon.io import weights
+
+# Their names for the six networks -> ours.
+NETWORKS = {
+    "genA2B": "photo_to_drawing",
+    "genB2A": "drawing_to_photo",
+    "disGA": "photos_global",
+    "disLA": "photos_local",
+    "disGB": "drawings_global",
+    "disLB": "drawings_local",
+}
+
+Rule = tuple[str, str]  # (pattern of their key, our key with \1 ...)
+
+_CAM: list[Rule] = [
+    (r"gap_fc\.(weight|bias)", r"cam.average.\1"),
+    (r"gmp_fc\.(weight|bias)", r"cam.maximum.\1"),
+    (r"conv1x1\.(weight|bias)", r"cam.mix.\1"),
+    (r"FC\.0\.(weight|bias)", r"style1.\1"),
+    (r"FC\.2\.(weight|bias)", r"style2.\1"),
+]
+
+UGATIT_GENERATOR: list[Rule] = [
+    *_CAM,
+    (r"DownBlock\.1\.weight", "stem.weight"),
+    (r"DownBlock\.5\.weight", "down1.weight"),
+    (r"DownBlock\.9\.weight", "down2.weight"),
+    (r"DownBlock\.(\d+)\.conv_block\.1\.weight", r"encoder.<\1-12>.conv1.weight"),
+    (r"DownBlock\.(\d+)\.conv_block\.5\.weight", r"encoder.<\1-12>.conv2.weight"),
+    (r"(gamma|beta)\.weight", r"\1.weight"),
+    (r"UpBlock1_(\d+)\.(conv[12])\.weight", r"decoder.<\1-1>.\2.weight"),
+    (r"UpBlock1_(\d+)\.(norm[12])\.rho", r"decoder.<\1-1>.\2.rho"),
+    (r"UpBlock2\.2\.weight", "up1.weight"),
+    (r"UpBlock2\.3\.(rho|gamma|beta)", r"up1_norm.\1"),
+    (r"UpBlock2\.7\.weight", "up2.weight"),
+    (r"UpBlock2\.8\.(rho|gamma|beta)", r"up2_norm.\1"),
+    (r"UpBlock2\.11\.weight", "head.weight"),
+]
+
+_GLASS = r"HourGlass(\d)\.HG\.0\.ConvBlock"
+PHOTO2CARTOON_GENERATOR: list[Rule] = [
+    *_CAM,
+    (r"ConvBlock1\.1\.weight", "stem.weight"),
+    (rf"{_GLASS}([1-4])_1\.ConvBlock([123])\.3\.weight", r"glass\1.skips.<\2-1>.conv\3.weight"),
+    (rf"{_GLASS}([1-4])_2\.ConvBlock([123])\.3\.weight", r"glass\1.downs.<\2-1>.conv\3.weight"),
+    (rf"{_GLASS}5\.ConvBlock([123])\.3\.weight", r"glass\1.centre.conv\2.weight"),
+    (rf"{_GLASS}([6-9])\.ConvBlock([123])\.3\.weight", r"glass\1.ups.<\2-6>.conv\3.weight"),
+    (r"HourGlass(\d)\.HG\.1\.ConvBlock([123])\.3\.weight", r"glass\1.after.conv\2.weight"),
+    (r"HourGlass\d\.HG\.\d\.(ConvBlock\d(_\d)?\.)?ConvBlock4\..*", ""),  # in the file, never used
+    (r"HourGlass(\d)\.HG\.2\.weight", r"glass\1.squeeze.weight"),
+    (r"HourGlass(\d)\.Conv1\.(weight|bias)", r"glass\1.rgb.\2"),
+    (r"HourGlass(\d)\.Conv2\.(weight|bias)", r"glass\1.back.\2"),
+    (r"HourGlass(\d)\.Conv3\.(weight|bias)", r"glass\1.rgb_back.\2"),
+    (r"DownBlock([12])\.1\.weight", r"down\1.weight"),
+    (r"EncodeBlock(\d)\.conv_block\.1\.weight", r"encoder.<\1-1>.conv1.weight"),
+    (r"EncodeBlock(\d)\.conv_block\.5\.weight", r"encoder.<\1-1>.conv2.weight"),
+    (r"DecodeBlock(\d)\.(conv[12])\.weight", r"decoder.<\1-1>.\2.weight"),
+    (r"DecodeBlock(\d)\.(norm[12])\.norm\.rho", r"decoder.<\1-1>.\2.rho"),
+    (r"DecodeBlock(\d)\.(norm[12])\.(w_gamma|w_beta)", r"decoder.<\1-1>.\2.\3"),
+    (r"DecodeBlock(\d)\.(norm[12])\.c_(gamma|beta)\.([02]\.\w+)", r"decoder.<\1-1>.\2.content_\3.\4"),
+    (r"DecodeBlock(\d)\.(norm[12])\.s_(gamma|beta)\.(\w+)", r"decoder.<\1-1>.\2.style_\3.\4"),
+    (r"UpBlock([12])\.2\.weight", r"up\1.weight"),
+    (r"UpBlock([12])\.3\.(rho|gamma|beta)", r"up\1_norm.\2"),
+    (r"ConvBlock2\.1\.weight", "head.weight"),
+]
+
+_SN = r"\.(?:weight_orig|parametrizations\.weight\.original)"
+DISCRIMINATOR: list[Rule] = [
+    (r"conv1x1\.(weight|bias)", r"mix.\1"),
+    *(
+        rule
+        for theirs, ours in (
+            (r"model\.(\d+)", r"convs.<\1/3>"),
+            (r"(gap)_fc", "cam_average"),
+            (r"(gmp)_fc", "cam_maximum"),
+            (r"(group)_classfier", "group"),
+            (r"(conv)", "last"),
+        )
+        for rule in (
+            (theirs + _SN, ours + ".weight"),
+            (theirs + r"\.(?:weight_|parametrizations\.weight\.0\._)u", ours + ".u"),
+            (theirs + r"\.(?:weight_|parametrizations\.weight\.0\._)v", ours + ".v"),
+            (theirs + r"\.bias", ours + ".bias"),
+        )
+    ),
+]
+
+GENERATOR_RULES: dict[str, list[Rule]] = {"resnet": UGATIT_GENERATOR, "hourglass": PHOTO2CARTOON_GENERATOR}
+
+
+class Found(NamedTuple):
+    """What a foreign checkpoint holds, in fewtoon's terms."""
+
+    system: str  # 'U-GAT-IT', 'Face2Webtoon' or 'photo2cartoon'
+    model: dict[str, Any]  # settings of the ugatit method
+    size: int | None  # None: the weights work at any size
+    networks: dict[str, dict[str, Tensor]]  # our network name -> our key -> tensor
+
+    def describe(self) -> str:
+        kind = "light" if self.model["pool"] else f"full, {self.size} px"
+        names = ", ".join(sorted(self.networks))
+        count = sum(t.numel() for tensors in self.networks.values() for t in tensors.values())
+        return (
+            f"{self.system}, {kind}, {self.model['channels']} channels, {self.model['blocks']} residual blocks, "
+            f"{count / 1e6:.2f} M numbers in {names}"
+        )
+
+
+def read(path: str | Path) -> Found:
+    """Detect and read a U-GAT-IT, Face2Webtoon or photo2cartoon checkpoint. Raises Problem for anything else."""
+    tree = weights.read_torch(path)
+    if not isinstance(tree, dict) or "genA2B" not in tree:
+        keys = ", ".join(map(repr, list(tree)[:5])) if isinstance(tree, dict) else type(tree).__name__
+        raise Problem(
+            f"{str(path)!r} is no checkpoint that fewtoon knows (it holds {keys}); known: U-GAT-IT, Face2Webtoon, "
+            "photo2cartoon files with 'genA2B'"
+        )
+    states: dict[str, Mapping[str, Tensor]] = {}
+    for name, state in tree.items():
+        if name not in NETWORKS:
+            raise Problem(f"{str(path)!r}: unknown network {name!r}; known: {', '.join(NETWORKS)}")
+        if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
+            raise Problem(f"{str(path)!r}: {name!r} is not a state dict of tensors")
+        states[name] = {str(k).removeprefix("module."): v.float() for k, v in state.items()}
+
+    model, size = _variant(states["genA2B"], str(path))
+    rules = GENERATOR_RULES[model["generator"]]
+    grouped = "disGB" in states and any(k.startswith("group_classfier.") for k in states["disGB"])
+    system = {"hourglass": "photo2cartoon"}.get(model["generator"], "Face2Webtoon" if grouped else "U-GAT-IT")
+    networks = {
+        NETWORKS[name]: renamed(state, rules if name.startswith("gen") else DISCRIMINATOR, f"{str(path)!r}: {name}")
+        for name, state in states.items()
+    }
+    return Found(system, model, size, networks)
+
+
+def import_style(path: str | Path, out: str | Path, size: int | None = None) -> str:
+    """Write the generators of a foreign checkpoint as a Style; returns one line that says what was found.
+
+    size: side of the pictures for weights that work at any size (default 256). Raises Problem.
+    """
+    from fewtoon import config, methods, style
+
+    found = read(path)
+    if size is not None and found.size is not None and size != found.size:
+        raise Problem(f"--size {size}: these full weights work at {found.size} px only; leave --size away")
+    kind = methods.find("ugatit")
+    settings = config.section(kind.Config, found.model, "model")
+    method = kind(settings, found.size or size or 256, training=False)
+    own = method.networks()
+    for name in list(own):
+        if name not in found.networks:
+            if name == "photo_to_drawing":
+                raise Problem(f"{str(path)!r} holds no genA2B")
+            del own[name]
+            continue
+        weights.fill(own[name], found.networks[name], f"{str(path)!r}, {name}")
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    style.write(
+        out,
+        method,
+        {"source": {"system": found.system, "file": Path(path).name, "sha256": digest}},
+    )
+    return found.describe()
+
+
+def renamed(state: Mapping[str, Tensor], rules: list[Rule], what: str) -> dict[str, Tensor]:
+    """Their state dict under our names, shapes as ours. Raises Problem for a key that no rule knows."""
+    compiled = [(re.compile(pattern), target) for pattern, target in rules]
+    out: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        for pattern, target in compiled:
+            match = pattern.fullmatch(key)
+            if match:
+                break
+        else:
+            raise Problem(f"{what} has a tensor {key!r} that no known version has")
+        if target:
+            name = _evaluate(match.expand(target))
+            out[name] = _reshaped(name, tensor, state, key)
+    return out
+
+
+def _evaluate(name: str) -> str:
+    """'<14-12>' -> '2': the little arithmetic of layer numbers."""
+    steps: dict[str, Callable[[int, int], int]] = {"-": lambda a, b: a - b, "/": lambda a, b: a // b}
+    return re.sub(r"<(\d+)([-/])(\d+)>", lambda m: str(steps[m[2]](int(m[1]), int(m[3]))), name)
+
+
+def _reshaped(name: str, tensor: Tensor, state: Mapping[str, Tensor], key: str) -> Tensor:
+    last = name.rsplit(".", 1)[-1]
+    if last in ("rho", "gamma", "beta", "w_gamma", "w_beta"):
+        return tensor.flatten()  # theirs: (1, C, 1, 1) or (1, C)
+    if last == "v":  # theirs runs over (input, row, column), ours over (row, column, input)
+        weight = state.get(re.sub(r"weight_v$", "weight_orig", re.sub(r"0\._v$", "original", key)))
+        if weight is not None and weight.ndim == 4:
+            i, kh, kw = weight.shape[1:]
+            return tensor.reshape(i, kh, kw).permute(1, 2, 0).flatten()
+    return tensor
+
+
+def _variant(generator: Mapping[str, Tensor], path: str) -> tuple[dict[str, Any], int | None]:
+    """Settings and, for full weights, the picture size, from the shapes of a generator."""
+    if any(k.endswith("_1.weight") and k.startswith("ConvBlock1") for k in generator) or "gap_fc_new.weight" in generator:
+        raise Problem(f"{path!r} is a few-shot group checkpoint with branches; only its basic model can be imported yet")
+    hourglass = "ConvBlock1.1.weight" in generator
+    stem = generator.get("ConvBlock1.1.weight" if hourglass else "DownBlock.1.weight")
+    first = generator.get("FC.0.weight")
+    if stem is None or first is None or stem.ndim != 4 or first.ndim != 2:
+        raise Problem(f"{path!r}: genA2B is neither U-GAT-IT's nor photo2cartoon's generator")
+    pattern = r"EncodeBlock(\d+)\." if hourglass else r"DownBlock\.(\d+)\.conv_block"
+    blocks = len({m[1] for key in generator if (m := re.match(pattern, key))})
+    channels = stem.shape[0]
+    light = first.shape[1] == 4 * channels
+    size = None if light else 4 * math.isqrt(first.shape[1] // (4 * channels))
+    model = {
+        "generator": "hourglass" if hourglass else "resnet",
+        "channels": channels,
+        "blocks": blocks,
+        "pool": 1 if light else None,
+        "published_attention": True,
+    }
+    return model, size
+
+

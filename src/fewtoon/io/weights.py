@@ -1,0 +1,89 @@
+"""The only door for weights: safetensors, or a torch file read as tensors alone. Nothing is ever executed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from fewtoon.errors import Problem
+
+
+def write(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file atomically: a temporary file beside it, flushed, then renamed.
+
+    Raises Problem when the disk is full or the folder cannot be written; an older file stays as it was.
+    """
+    path = Path(path)
+    write_bytes(path, save(dict(tensors), dict(metadata or {})))
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Replace the file at `path` by `data` in one step, or leave it as it was and raise Problem."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise Problem(
+            f"could not write {str(path)!r}: {error.strerror or error}; free some space or choose another folder"
+        ) from error
+
+
+def read(path: str | Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, on the CPU. Raises Problem for a missing or torn file."""
+    try:
+        return load_file(str(path))
+    except FileNotFoundError:
+        raise Problem(f"weights file {str(path)!r} does not exist") from None
+    except (SafetensorError, OSError) as error:
+        raise Problem(f"weights file {str(path)!r} is torn or not safetensors ({error}); copy it again") from None
+
+
+def read_torch(path: str | Path) -> Any:
+    """The content of a `torch.save` file, tensors and plain containers only, on the CPU.
+
+    A file that asks for anything else (it could run code) is refused unread with a Problem.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise Problem(f"weights file {str(path)!r} does not exist")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        wanted = str(error).split("GLOBAL ")[-1].split(" ")[0] if "GLOBAL " in str(error) else "more than tensors"
+        raise Problem(
+            f"{str(path)!r} was refused: it holds {wanted}, and only tensors are read because anything else "
+            "could run code; save its state dict alone"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
+        raise Problem(f"{str(path)!r} is torn or not a torch file ({type(error).__name__}: {error})"[:300]) from None
+
+
+def fill(network: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
+    """Load `tensors` into `network`, every key and every shape, or raise Problem naming the first that differs."""
+    expected = network.state_dict()
+    missing = sorted(expected.keys() - tensors.keys())
+    unknown = sorted(tensors.keys() - expected.keys())
+    if missing or unknown:
+        told = [f"lacks {missing[0]!r}"] * bool(missing) + [f"has unknown {unknown[0]!r}"] * bool(unknown)
+        raise Problem(f"{what} {' and '.join(told)} ({len(missing)} missing, {len(unknown)} unknown tensors)")
+    for key, tensor in tensors.items():
+        if tensor.shape != expected[key].shape:
+            raise Problem(
+                f"{what}: {key!r} has shape {tuple(tensor.shape)}, expected {tuple(expected[key].shape)}"
+            )
+    network.load_state_dict(dict(tensors))

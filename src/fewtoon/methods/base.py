@@ -1,0 +1,88 @@
+"""The whole contract of a method, on one screen.
+
+The core owns time and files (loop, checkpoints, resume, averaging, log, previews, best, guards, devices);
+a method owns only mathematics: its networks, its losses, its optimisers, and how it translates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fewtoon.config import Strict
+
+
+class Batch(NamedTuple):
+    """What one (micro-)batch of training holds."""
+
+    photos: Tensor  # (B, 3, S, S) float in [-1, 1]
+    drawings: Tensor  # (B, 3, S, S) float in [-1, 1]
+    photo_groups: Tensor  # (B,) int64, index into the method's groups; -1: no group
+    drawing_groups: Tensor  # (B,)
+    step: int
+
+
+class Shared(dict):
+    """What one phase computed and a later phase of the same step may reuse (the fakes, with their graph).
+
+    `kept` is False when a batch is split into micro-batches: then every phase starts with an empty one, and
+    a phase should compute without a graph what only a later phase would have differentiated.
+    """
+
+    def __init__(self, kept: bool = True) -> None:
+        super().__init__()
+        self.kept = kept
+
+
+class Phase(NamedTuple):
+    """One update of one optimiser."""
+
+    name: str  # 'D', 'G', 'R1' ... as it appears in the log
+    optimizer: str  # key of Method.optimizers(): exactly its parameters move in this phase
+    losses: Callable[[Batch, Shared], dict[str, Tensor]]  # named scalars; their weighted sum is minimised
+    weights: Mapping[str, float] = {}  # loss name -> weight; 1 where not named
+    every: int = 1  # lazy regularisation: only in steps divisible by this
+
+
+class Method:
+    """Base class of all methods.
+
+    `training=False` builds only the networks that translate: these are averaged during training, and they
+    are what a Style file holds.
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str]  # authors, title, where
+
+    class Config(Strict):
+        """The method's settings; one comment per field."""
+
+    def __init__(self, config: Strict, size: int, groups: Sequence[str] = (), training: bool = True) -> None:
+        """`size`: side S of the pictures in pixels. Raises Problem when the method cannot work at that size."""
+        self.config, self.size, self.groups, self.training = config, size, list(groups), training
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Name -> network. With training=False, the subset that translates, under the same names."""
+        raise NotImplementedError
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Name -> optimiser. A parameter in none of them is frozen."""
+        raise NotImplementedError
+
+    def phases(self) -> list[Phase]:
+        """The phases of one step, in order."""
+        raise NotImplementedError
+
+    def after_step(self, phase: str) -> None:
+        """Called after the optimiser of `phase` has stepped: projections such as clipping."""
+
+    def translate(self, photos: Tensor, group: str | None = None) -> Tensor:
+        """(B, 3, S, S) in [-1, 1] -> the same. Deterministic; each picture independent of the others."""
+        raise NotImplementedError
+
+    def preview(self, photos: Tensor) -> dict[str, Tensor]:
+        """Columns of the preview grid, in order: title -> (B, 3, S, S) in [-1, 1]."""
+        return {"photo": photos, "drawing": self.translate(photos)}

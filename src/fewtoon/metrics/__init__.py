@@ -1,0 +1,1 @@
+"""Evaluation: distances, identity, memorisation, and the report."""

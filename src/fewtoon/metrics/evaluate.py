@@ -1,0 +1,360 @@
+"""How good is a style? Distances to the artist's drawings on held-out pictures, over all and per group,
+and the protocol
+that gives each number its meaning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import Progress
+
+import fewtoon
+from fewtoon.data.pack import Pack
+from fewtoon.errors import Problem, nearest
+from fewtoon.io import images as pictures_io
+from fewtoon.metrics import features as networks
+from fewtoon.metrics.distance import FEW, Distance, fid, kid
+from fewtoon.metrics.memory import Memory, memorisation
+from fewtoon.style import to_pixels, to_tensor
+
+SPLITS = ("held_out", "train", "all")
+BATCH = 16
+FID_NEEDS = 2000  # pictures on each side below which the bias of FID is larger than most differences
+
+
+class Translator(Protocol):
+    """What is evaluated: a Style, or anything that translates like one."""
+
+    size: int
+    groups: list[str]
+    header: dict[str, Any]
+
+    def translate(self, photos: torch.Tensor, group: str | None = None) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What the report shows: all uint8 RGB of the style's size; names are those of the sources."""
+
+    photos: NDArray[np.uint8]  # (n, S, S, 3), in the order of `fakes`
+    fakes: NDArray[np.uint8]
+    photo_names: list[str]
+    photo_groups: list[str | None]
+    drawings: NDArray[np.uint8]  # (m, S, S, 3), the real ones that the fakes are compared with
+    drawing_groups: list[str | None]
+    train_drawings: NDArray[np.uint8]
+    train_names: list[str]
+    memory: Memory | None
+
+
+def evaluate(
+    style: Translator,
+    photos: Pack,
+    drawings: Pack,
+    *,
+    features: str | Sequence[str] = "tiny",
+    out: str | Path | None = None,
+    split: str = "held_out",
+    seed: int = 0,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Translate the photos of `split`, and compare them with the drawings of `split`.
+
+    features: one or more of `fewtoon.metrics.features.load`; the first gives the headline numbers, the
+    others
+        stand under "other_features". A MobileFaceNet among them also measures identity.
+    out: a folder for report.json, report.html (self-contained) and sheet.png.
+    split: "held_out"; "train" or "all" only to look at overfitting, and every number then says so.
+
+    Returns {"style", "protocol", "metrics": {"all": {...}, GROUP: {...}}, "untranslated", "memorisation",
+    "other_features", "summary", "warnings"}; numbers that cannot be given are None with a note. KID is
+    x1000. Raises Problem for an empty split, an unknown split or feature network, or an unusable folder.
+    """
+    if split not in SPLITS:
+        raise Problem(f"unknown split {split!r}: {nearest(split, SPLITS)}")
+    if (photos.side, drawings.side) != ("photos", "drawings"):
+        raise Problem(
+            f"evaluate compares photos with drawings, the packs hold {photos.side} and {drawings.side}"
+        )
+    chosen = None if split == "all" else split
+    photo_rows, drawing_rows = photos.where(chosen), drawings.where(chosen)
+    for pack, rows in ((photos, photo_rows), (drawings, drawing_rows)):
+        if len(rows) < 2:
+            raise Problem(
+                f"{len(rows)} {pack.side} in the split {split!r}, at least 2 are needed: prepare the pack again "
+                "with more held-out pictures, or name another split, which says little about new photos"
+            )
+    nets = [networks.load(spec) for spec in ([features] if isinstance(features, str) else features)]
+    if not nets:
+        raise Problem("no feature network given: name at least one, 'tiny' for instance")
+    folder = _folder(out) if out is not None else None
+
+    warnings = _warnings(style, photos, drawings, split, nets)
+    photo_groups = [photos.rows[i].group for i in photo_rows]
+    drawing_groups = [drawings.rows[i].group for i in drawing_rows]
+    train_rows = drawings.where("train")
+
+    with Progress(disable=not progress, transient=True) as bar:
+        job = bar.add_task("translate", total=len(photo_rows))
+        source = _at_size(photos.images[photo_rows], style.size)
+        fakes = np.empty_like(source)
+        for group, part in _batches(photo_groups, style.groups):
+            fakes[part] = to_pixels(style.translate(to_tensor(source[part]), group))
+            bar.advance(job, len(part))
+        real = _at_size(drawings.images[drawing_rows], style.size)
+        train = _at_size(drawings.images[train_rows], style.size)
+
+        measured: list[dict[str, Any]] = []
+        memory: Memory | None = None
+        identity: dict[str, dict[str, Any]] = {}
+        job = bar.add_task("measure", total=4 * len(nets))
+        for net in nets:
+            of: dict[str, NDArray[np.float32]] = {}
+            for name, images in (("photos", source), ("fakes", fakes), ("real", real), ("train", train)):
+                wanted = name != "train" or (net is nets[0] and len(train_rows) > 0)
+                of[name] = net(images) if wanted else np.empty((0, net.dim), np.float32)
+                bar.advance(job)
+            measured.append(_compare(of, photo_groups, drawing_groups, seed))
+            if net is nets[0] and len(train_rows):
+                unseen = [i for i, row in enumerate(drawing_rows) if drawings.rows[row].split == "held_out"]
+                memory = memorisation(of["fakes"], of["train"], of["real"][unseen])
+            if net.name == "mobilefacenet" and not identity:
+                identity = _identity(of["photos"], of["fakes"], photo_groups, net)
+
+    metrics, untranslated = measured[0]["metrics"], measured[0]["untranslated"]
+    for group, entry in identity.items():
+        metrics[group]["identity"] = entry
+    for group, entry in metrics.items():
+        if entry["n_real"] < FEW and (len(metrics) > 2 or group == "all"):
+            warnings.append(f"{group}: only {entry['n_real']} drawings to compare with, too few to say much")
+    result = {
+        "style": _facts(style),
+        "protocol": {
+            "split": split,
+            "features": _named(nets[0]),
+            "size": style.size,
+            "n_photos": len(photo_rows),
+            "n_drawings": len(drawing_rows),
+            "n_train_drawings": len(train_rows),
+            "kid": "x1000, unbiased, kernel (x.y/d + 1)^3, over all pictures; 95 % interval from "
+            f"{metrics['all']['subsets']} subsets of {metrics['all']['subset_size']} of the smaller side",
+            "fid": "covariances with n - 1; biased upwards for few pictures",
+            "seed": seed,
+            "photos": photos.hash,
+            "drawings": drawings.hash,
+            "fewtoon": fewtoon.__version__,
+        },
+        "metrics": metrics,
+        "untranslated": untranslated,
+        "summary": _summary(metrics, untranslated),
+        "memorisation": _memory_facts(memory, photos, photo_rows, drawings, train_rows, nets[0]),
+        "other_features": {
+            f"{net.name} {net.hash}": {"features": _named(net), **numbers}
+            for net, numbers in zip(nets[1:], measured[1:])
+        },
+        "warnings": warnings,
+    }
+    if folder is not None:
+        from fewtoon.metrics import report
+
+        shown = Pictures(
+            source,
+            fakes,
+            [photos.rows[i].file for i in photo_rows],
+            photo_groups,
+            real,
+            drawing_groups,
+            train,
+            [drawings.rows[i].file for i in train_rows],
+            memory,
+        )
+        report.write(result, shown, folder)
+    return result
+
+
+def _folder(out: str | Path) -> Path:
+    """Make the folder before the work starts, not after it."""
+    path = Path(out)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Problem(
+            f"cannot use {str(path)!r} as the report's folder ({error.strerror}): choose another"
+        ) from None
+    return path
+
+
+def _at_size(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    if images.shape[1] == size:
+        return np.ascontiguousarray(images)
+    return np.stack([pictures_io.resize_square(image, size) for image in images])
+
+
+def _batches(groups: list[str | None], known: list[str]) -> list[tuple[str | None, list[int]]]:
+    """(group for `translate`, indices): one group per batch, None where the style has no such group."""
+    batches = []
+    asked = [group if group in known else None for group in groups]
+    for group in sorted(set(asked), key=str):
+        rows = [i for i, name in enumerate(asked) if name == group]
+        batches += [(group, rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
+    return batches
+
+
+def _compare(
+    of: dict[str, NDArray[np.float32]],
+    photo_groups: list[str | None],
+    drawing_groups: list[str | None],
+    seed: int,
+) -> dict[str, Any]:
+    """{"metrics": ..., "untranslated": ...}, each for "all" and every group that a picture has."""
+    names = sorted({group for group in photo_groups + drawing_groups if group is not None})
+    metrics: dict[str, Any] = {}
+    untranslated: dict[str, Any] = {}
+    for name in ["all", *names]:
+        fake_rows = [i for i, group in enumerate(photo_groups) if name in ("all", group)]
+        real_rows = [i for i, group in enumerate(drawing_groups) if name in ("all", group)]
+        real = of["real"][real_rows]
+        untranslated[name] = _entry(real, of["photos"][fake_rows], seed, None)
+        metrics[name] = _entry(real, of["fakes"][fake_rows], seed, untranslated[name]["kid"])
+    return {"metrics": metrics, "untranslated": untranslated}
+
+
+def _entry(
+    real: NDArray[np.float32], fake: NDArray[np.float32], seed: int, yardstick: float | None
+) -> dict[str, Any]:
+    if len(real) < 2 or len(fake) < 2:
+        few = f"{len(real)} drawings and {len(fake)} photos"
+        found = Distance(math.nan, math.nan, math.nan, len(real), len(fake), 0, 0, f"too few to say: {few}")
+    else:
+        found = kid(real, fake, seed=seed, yardstick=yardstick)
+    return {
+        "kid": _finite(found.value),
+        "kid_interval": [_finite(found.low), _finite(found.high)],
+        "fid": fid(real, fake) if len(real) >= 2 and len(fake) >= 2 else None,
+        "n_real": found.n_real,
+        "n_fake": found.n_fake,
+        "subset_size": found.subset_size,
+        "subsets": found.subsets,
+        "note": found.note,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _identity(
+    photos: NDArray[np.float32], fakes: NDArray[np.float32], groups: list[str | None], net: networks.Features
+) -> dict[str, dict[str, Any]]:
+    """Is a drawing still that person? For "all" and each group, by the cosine of unit vectors (n, d).
+
+    cosine: of each photo with its drawing, mean and 95 % interval; different: of photos with other
+    photos' drawings. rank1: share of the drawings whose own photo is the nearest of all n photos; chance:
+    what guessing reaches.
+    """
+    cosines = fakes @ photos.T  # (n drawings, n photos)
+    own = cosines.diagonal().astype(np.float64)
+    n = len(own)
+    right = cosines.argmax(1) == np.arange(n)
+    entries = {}
+    for name in ["all", *sorted({group for group in groups if group is not None})]:
+        rows = np.array([i for i, group in enumerate(groups) if name in ("all", group)], dtype=int)
+        if len(rows) == 0:
+            continue
+        reach = 1.96 * float(own[rows].std(ddof=1)) / math.sqrt(len(rows)) if len(rows) > 1 else math.nan
+        mean = float(own[rows].mean())
+        others = cosines[rows].sum(dtype=np.float64) - own[rows].sum()
+        entries[name] = {
+            "cosine": mean,
+            "cosine_interval": [_finite(mean - reach), _finite(mean + reach)],
+            "different": float(others / (len(rows) * (n - 1))),
+            "rank1": float(right[rows].mean()),
+            "chance": 1.0 / n,
+            "n": len(rows),
+            "features": _named(net),
+        }
+    return entries
+
+
+def _summary(metrics: dict[str, Any], untranslated: dict[str, Any]) -> dict[str, Any]:
+    """Headline figures: how far KID fell from the untranslated photos', and its plain mean over groups."""
+    now, before = metrics["all"]["kid"], untranslated["all"]["kid"]
+    groups = [entry["kid"] for name, entry in metrics.items() if name != "all" and entry["kid"] is not None]
+    return {
+        "below_untranslated": 1.0 - now / before if now is not None and before and before > 0 else None,
+        "kid_mean_of_groups": sum(groups) / len(groups) if groups else None,
+    }
+
+
+def _memory_facts(
+    memory: Memory | None,
+    photos: Pack,
+    photo_rows: NDArray[np.int64],
+    drawings: Pack,
+    train_rows: NDArray[np.int64],
+    net: networks.Features,
+) -> dict[str, Any]:
+    if memory is None:
+        return {"ratio": None, "close": None, "suspects": [], "note": "no training drawings in the pack"}
+    return {
+        "ratio": memory.ratio,
+        "close": memory.close,
+        "features": _named(net),
+        "suspects": [
+            {
+                "photo": photos.rows[photo_rows[i]].file,
+                "training_drawing": drawings.rows[train_rows[memory.nearest[i]]].file,
+                "distance": float(memory.distance[i]),
+            }
+            for i in memory.suspects
+        ],
+        "note": None if memory.ratio is not None else "no held-out drawings to compare with",
+    }
+
+
+def _warnings(
+    style: Translator, photos: Pack, drawings: Pack, split: str, nets: list[networks.Features]
+) -> list[str]:
+    warnings = []
+    if split != "held_out":
+        warnings.append(
+            f"measured on the split {split!r}, as asked: training pictures say nothing about new photos"
+        )
+    if not nets[0].comparable:
+        warnings.append(f"feature network {nets[0].name!r}: not comparable with figures in the literature")
+    count = min(len(pack.where(None if split == "all" else split)) for pack in (photos, drawings))
+    if count < FID_NEEDS:
+        warnings.append(
+            f"FID of {count} pictures is biased upwards: compare it only with the same counts; trust KID"
+        )
+    for pack in (photos, drawings):
+        if pack.size < style.size:
+            warnings.append(f"the {pack.side} were enlarged from {pack.size} to {style.size} px")
+    trained_on = str(style.header.get("packs") or "")
+    if trained_on and drawings.hash not in trained_on:
+        warnings.append(
+            "the style was trained on another pack of drawings: it may have seen these, and memorisation is "
+            "measured against drawings it may not have seen"
+        )
+    return warnings
+
+
+def _facts(style: Translator) -> dict[str, Any]:
+    header = style.header
+    kept = ("method", "step", "framing", "licence", "source", "fewtoon")
+    return {
+        "size": style.size,
+        "groups": list(style.groups),
+        **{key: header[key] for key in kept if header.get(key) not in (None, "", [])},
+    }
+
+
+def _named(net: networks.Features) -> dict[str, Any]:
+    return {"name": net.name, "hash": net.hash, "dim": net.dim, "comparable": net.comparable}

@@ -1,0 +1,354 @@
+"""The evaluation report: report.json, one self-contained report.html, and sheet.png to show around."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from fewtoon.io import images as pictures_io
+from fewtoon.metrics.page import page
+
+if TYPE_CHECKING:
+    from fewtoon.metrics.evaluate import Pictures
+    from fewtoon.metrics.memory import Memory
+
+SHOWN = 8  # photos of one group in the report
+SHOWN_ALONE = 24  # the same, where there are no groups
+SMALL = 128  # pictures below this side are shown with their pixels
+
+
+def write(result: dict[str, Any], shown: Pictures, folder: Path) -> None:
+    """Write the three files into an existing folder, each whole or not at all; Problem if it cannot."""
+    groups = _choose(shown)
+    with pictures_io.atomic(folder / "report.json") as file:
+        file.write((json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
+    with pictures_io.atomic(folder / "report.html") as file:
+        file.write(_html(result, shown, groups).encode())
+    pictures_io.save_png(folder / "sheet.png", _sheet(shown, groups))
+
+
+def _choose(shown: Pictures) -> dict[str, list[int]]:
+    """{group: indices of the photos to show}, evenly spread: nobody picked the best ones."""
+    names = sorted({group for group in shown.photo_groups if group is not None})
+    if not names:
+        return {"": _spread(range(len(shown.photos)), SHOWN_ALONE)}
+    rows = {name: [i for i, group in enumerate(shown.photo_groups) if group == name] for name in names}
+    rest = [i for i, group in enumerate(shown.photo_groups) if group is None]
+    if rest:
+        rows["no group"] = rest
+    return {name: _spread(found, SHOWN) for name, found in rows.items()}
+
+
+def _spread(items: Any, count: int) -> list[int]:
+    items = list(items)
+    if len(items) <= count:
+        return items
+    return [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
+
+
+# ------------------------------------------------------------------------------------------------------ HTML
+
+
+def _html(result: dict[str, Any], shown: Pictures, groups: dict[str, list[int]]) -> str:
+    facts, protocol = result["style"], result["protocol"]
+    about = [str(facts.get("method", "style")), f"{facts['size']} px"]
+    about += [f"step {facts['step']:,}"] if isinstance(facts.get("step"), int) else []
+    about += [f"{protocol['n_photos']} {protocol['split'].replace('_', '-')} photos"]
+    parts = [
+        f'<p class="over">fewtoon evaluation · {escape(" · ".join(about))}</p>',
+        f"<h1>{escape(verdict(result))}</h1>",
+        _cards(result),
+        _group_table(result),
+        _contact_sheet(shown, groups),
+        _memorisation(result, shown),
+        _other_features(result),
+        _warnings(result),
+        _protocol(result),
+    ]
+    return page("fewtoon evaluation", "\n".join(part for part in parts if part))
+
+
+def verdict(result: dict[str, Any]) -> str:
+    """The outcome in one plain sentence."""
+    now, before = result["metrics"]["all"], result["untranslated"]["all"]
+    if now["kid"] is None or now["note"]:
+        return "Too few pictures to say how close the drawings are to the artist's."
+    (low, high), (before_low, _) = now["kid_interval"], before["kid_interval"]
+    if low <= 0:
+        return "In these features the drawings cannot be told from the artist's own."
+    if high < before_low:
+        fall = result["summary"]["below_untranslated"]
+        return (
+            f"The drawings are closer to the artist's than the photos are: their distance fell by {fall:.0%}."
+        )
+    if now["kid"] < before["kid"]:
+        return "The drawings seem a little closer to the artist's than the photos, but it may be chance."
+    return "The drawings are no closer to the artist's than the photos were."
+
+
+def _cards(result: dict[str, Any]) -> str:
+    now, before, memory = result["metrics"]["all"], result["untranslated"]["all"], result["memorisation"]
+    cards = [
+        (_number(now["kid"]), f"KID × 1000, {_interval(now)}; 0 is a perfect match"),
+        (_number(before["kid"]), "the same for the untranslated photos"),
+        (_number(now["fid"]), f"FID of {now['n_fake']} drawings against {now['n_real']}"),
+    ]
+    if memory["ratio"] is not None:
+        words = (
+            "as far from the training drawings as the artist's other drawings; far below 1 would be copying"
+        )
+        cards.append((f"{memory['ratio']:.2f}×", words))
+    if "identity" in now:
+        who = now["identity"]
+        cards.append(
+            (
+                f"{who['rank1']:.0%}",
+                f"of the drawings are matched to their own photo (chance {who['chance']:.1%})",
+            )
+        )
+    inner = "".join(f'<div class="card"><b>{a}</b><span>{escape(b)}</span></div>' for a, b in cards)
+    return f'<div class="cards">{inner}</div>'
+
+
+def _group_table(result: dict[str, Any]) -> str:
+    entries = result["metrics"]
+    before = result["untranslated"]
+    edges = [0.0]
+    for name, entry in entries.items():
+        edges += [v for v in (*entry["kid_interval"], entry["kid"], before[name]["kid"]) if v is not None]
+    low, high = min(edges), max(max(edges), 1e-9)
+    low, high = low - 0.03 * (high - low), high + 0.03 * (high - low)
+
+    def at(value: float) -> str:
+        return f"{100 * (value - low) / (high - low):.2f}%"
+
+    rows = []
+    for name, entry in entries.items():
+        bar = [f'<i class="zero" style="left:{at(0)}"></i>']
+        a, b = entry["kid_interval"]
+        if a is not None:
+            bar.append(f'<i class="span" style="left:{at(a)};width:{100 * (b - a) / (high - low):.2f}%"></i>')
+        if before[name]["kid"] is not None:
+            bar.append(f'<i class="tick" style="left:{at(before[name]["kid"])}"></i>')
+        if entry["kid"] is not None:
+            bar.append(f'<i class="dot" style="left:{at(entry["kid"])}"></i>')
+        note = f"<small>{escape(entry['note'])}</small>" if entry["note"] else ""
+        rows.append(
+            f"<tr><td>{escape(name)}{note}</td>"
+            f'<td class="number">{_number(entry["kid"])}<small>{_interval(entry, words=False)}</small></td>'
+            f'<td class="wide"><div class="bar">{"".join(bar)}</div></td>'
+            f'<td class="number">{_number(entry["fid"])}</td>'
+            f'<td class="number">{entry["n_fake"]} / {entry["n_real"]}</td></tr>'
+        )
+    return (
+        "<h2>Distance to the artist's drawings</h2>"
+        '<p class="soft"><span class="key bar"><i class="dot" style="left:50%;top:0"></i></span>KID × 1000 '
+        '<span class="key bar"><i class="span" style="left:0;width:100%;top:.1rem"></i></span>95 % interval '
+        '<span class="key bar"><i class="tick" style="left:50%;top:-.2rem"></i></span>untranslated photos; '
+        "the thin line is 0. Lower is better.</p>"
+        '<div class="scroll"><table><tr><th>group</th><th class="number">KID</th><th></th>'
+        '<th class="number">FID</th><th class="number">drawn / real</th></tr>'
+        + "".join(rows)
+        + "</table></div>"
+    )
+
+
+def _contact_sheet(shown: Pictures, groups: dict[str, list[int]]) -> str:
+    parts = [
+        "<h2>Photos and their drawings</h2>",
+        '<p class="soft">Evenly spread over the pictures, not chosen. Left the photo, right its drawing.</p>',
+    ]
+    for name, rows in groups.items():
+        figures = "".join(
+            _figure(
+                np.concatenate([shown.photos[i], shown.fakes[i]], 1),
+                "",
+                f"photo {shown.photo_names[i]}, drawing",
+            )
+            for i in rows
+        )
+        mates = [i for i, group in enumerate(shown.drawing_groups) if not name or group == name]
+        real = "".join(_image(shown.drawings[i], "real drawing") for i in _spread(mates, 12))
+        title = f"<h3>{escape(name)}</h3>" if name else ""
+        strip = f'<p class="over">real drawings of the artist</p><div class="strip">{real}</div>'
+        parts.append(f'{title}<div class="pairs">{figures}</div>{strip}')
+    return "".join(parts)
+
+
+def _memorisation(result: dict[str, Any], shown: Pictures) -> str:
+    memory, facts = shown.memory, result["memorisation"]
+    if memory is None:
+        return ""
+    if facts["ratio"] is None:
+        words = "There are no held-out drawings to compare with."
+    else:
+        words = (
+            f"{facts['close']:.0%} of the translations lie nearer to a training drawing than nearly all of the "
+            "artist's other drawings do (5 % would be usual). "
+            + (
+                "That is a sign of copying: look at the pairs."
+                if facts["close"] > 0.25 and facts["ratio"] < 0.9
+                else "That is no sign of copying."
+            )
+        )
+    figures = "".join(
+        _figure(
+            np.concatenate([shown.fakes[i], shown.train_drawings[memory.nearest[i]]], 1),
+            f"distance {memory.distance[i]:.2f}",
+            f"drawing of {shown.photo_names[i]}, training drawing {shown.train_names[memory.nearest[i]]}",
+        )
+        for i in memory.suspects
+    )
+    return (
+        f"<h2>Learned by heart?</h2><p>{escape(words)}</p>{_strip_plot(memory)}"
+        '<h3>The most suspicious pairs</h3><p class="soft">Left the translation, right the training drawing '
+        f'nearest to it.</p><div class="pairs">{figures}</div>'
+    )
+
+
+def _strip_plot(memory: Memory) -> str:
+    """Each picture a thin line at its distance to the nearest training drawing."""
+    rows = [("translations", memory.distance, "--accent"), ("held-out drawings", memory.held_out, "--mark")]
+    rows = [row for row in rows if len(row[1])]
+    high = max(float(values.max()) for _, values, _ in rows) * 1.04 or 1.0
+    left, width = 120, 600
+    marks = []
+    for index, (label, values, colour) in enumerate(rows):
+        y = 10 + 34 * index
+        marks.append(f'<text x="0" y="{y + 14}">{label}</text>')
+        lines = "".join(f"M{left + width * float(v) / high:.1f} {y}v20" for v in values[:2000])
+        marks.append(f'<path d="{lines}" stroke="var({colour})" stroke-width="1.6" opacity=".55"/>')
+        middle = left + width * float(np.median(values)) / high
+        marks.append(f'<path d="M{middle:.1f} {y - 4}v28" stroke="var(--ink)" stroke-width="2"/>')
+    base = 14 + 34 * len(rows)
+    marks.append(f'<path d="M{left} {base}h{width}" stroke="var(--line)"/>')
+    marks.append(f'<text x="{left}" y="{base + 14}">0, an exact copy</text>')
+    marks.append(f'<text x="{left + width}" y="{base + 14}" text-anchor="end">{high:.3g}</text>')
+    return (
+        f'<svg viewBox="0 0 {left + width} {base + 20}" role="img" aria-label="distances">{"".join(marks)}</svg>'
+        '<p class="soft">Distance to the nearest training drawing; the longer lines are the medians.</p>'
+    )
+
+
+def _other_features(result: dict[str, Any]) -> str:
+    if not result["other_features"]:
+        return ""
+    parts = ["<h2>In other features</h2>"]
+    for numbers in result["other_features"].values():
+        net = numbers["features"]
+        rows = "".join(
+            f'<tr><td>{escape(name)}</td><td class="number">{_number(entry["kid"])}'
+            f"<small>{_interval(entry, words=False)}</small></td>"
+            f'<td class="number">{_number(numbers["untranslated"][name]["kid"])}</td>'
+            f'<td class="number">{_number(entry["fid"])}</td></tr>'
+            for name, entry in numbers["metrics"].items()
+        )
+        parts.append(
+            f'<h3>{escape(_network(net))}</h3><div class="scroll"><table><tr><th>group</th>'
+            '<th class="number">KID</th><th class="number">untranslated</th><th class="number">FID</th></tr>'
+            f"{rows}</table></div>"
+        )
+    return "".join(parts)
+
+
+def _warnings(result: dict[str, Any]) -> str:
+    if not result["warnings"]:
+        return ""
+    items = "".join(f"<li>{escape(text)}</li>" for text in result["warnings"])
+    return f'<div class="notes"><b>Read with care</b><ul>{items}</ul></div>'
+
+
+def _protocol(result: dict[str, Any]) -> str:
+    protocol, style = result["protocol"], result["style"]
+    lines = [
+        ("style", ", ".join(f"{key} {value}" for key, value in style.items() if key != "groups" and value)),
+        ("groups", ", ".join(style["groups"]) or "none"),
+        ("features", _network(protocol["features"])),
+        (
+            "pictures",
+            f"{protocol['n_photos']} photos translated, {protocol['n_drawings']} real drawings, split "
+            f"{protocol['split']}, {protocol['size']} px; {protocol['n_train_drawings']} training drawings",
+        ),
+        ("KID", protocol["kid"]),
+        ("FID", protocol["fid"]),
+        ("seed", str(protocol["seed"])),
+        ("packs", f"photos {protocol['photos'][:12]}, drawings {protocol['drawings'][:12]}"),
+        ("made by", f"fewtoon {protocol['fewtoon']}"),
+    ]
+    inner = "".join(f"<dt>{escape(a)}</dt><dd>{escape(b)}</dd>" for a, b in lines)
+    return f"<h2>How this was measured</h2><dl>{inner}</dl>"
+
+
+def _network(net: dict[str, Any]) -> str:
+    against = "comparable" if net["comparable"] else "not comparable"
+    return f"{net['name']} {net['hash']}, {net['dim']}-d, {against} with the literature"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _interval(entry: dict[str, Any], words: bool = True) -> str:
+    low, high = entry["kid_interval"]
+    if low is None:
+        return "no interval" if words else ""
+    return (
+        f"95 % interval {_number(low)} to {_number(high)}" if words else f"{_number(low)} … {_number(high)}"
+    )
+
+
+def _figure(image: NDArray[np.uint8], caption: str, alternative: str) -> str:
+    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f"<figure>{_image(image, alternative)}{below}</figure>"
+
+
+def _image(image: NDArray[np.uint8], alternative: str) -> str:
+    height, width = image.shape[:2]
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "WEBP", quality=90, method=4)
+    small = ' class="small"' if height < SMALL else ""
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return (
+        f'<img{small} width="{width}" height="{height}" alt="{escape(alternative)}" loading="lazy" '
+        f'src="data:image/webp;base64,{data}">'
+    )
+
+
+# ------------------------------------------------------------------------------------------------- sheet.png
+
+
+def _sheet(shown: Pictures, groups: dict[str, list[int]]) -> NDArray[np.uint8]:
+    """All shown photos above their drawings, group after group, as one picture (H, W, 3) uint8."""
+    zoom = max(1, SMALL // shown.photos.shape[1])
+    side = shown.photos.shape[1] * zoom
+    gap, title = max(4, side // 16), 22
+    lines = [
+        (name if start == 0 else "", rows[start : start + SHOWN])
+        for name, rows in groups.items()
+        for start in range(0, len(rows), SHOWN)
+    ]
+    columns = max(len(rows) for _, rows in lines)
+    height = gap + sum((title if name else 0) + 2 * side + 2 * gap for name, rows in lines)
+    sheet = Image.new("RGB", (gap + columns * (side + gap), height), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    y = gap
+    for name, rows in lines:
+        if name:
+            draw.text((gap, y), name, fill=(90, 88, 82), font=font)
+            y += title
+        for column, i in enumerate(rows):
+            for row, images in enumerate((shown.photos, shown.fakes)):
+                picture = Image.fromarray(images[i]).resize((side, side), Image.Resampling.NEAREST)
+                sheet.paste(picture, (gap + column * (side + gap), y + row * (side + gap // 2)))
+        y += 2 * side + 2 * gap
+    return np.asarray(sheet)

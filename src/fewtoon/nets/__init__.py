@@ -1,0 +1,1 @@
+"""Networks: pure PyTorch, shapes in comments."""

@@ -1,0 +1,369 @@
+"""Layers that the translators share, in the forms that were measured to be fast.
+
+Feature maps are (B, C, H, W) and channels last in memory. Every layer works in the dtype of its input, so
+under bf16 autocast the feature maps are bf16; statistics and the algebra on (B, C) numbers stay in float32.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+EPS = 1e-5
+
+
+# --- normalisation, activation, residual and padding as one operation -----------------------------------
+
+
+def _scale_shift(
+    mean: Tensor,
+    var: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    rho: Tensor | float,
+    count: int,
+    correction: int,
+) -> tuple[Tensor, Tensor]:
+    """The normalisation as one scale and one shift per sample and channel, both (B, C), from the moments.
+
+    Instance norm and layer norm differ only in whose moments they use, and the moments of the layer follow
+    from those of its channels; so rho * instance + (1 - rho) * layer is again one affine map.
+    `var` is over `count` = H * W positions; `correction` 1 makes both variances unbiased.
+    """
+    total = mean.shape[1] * count
+    scale = torch.rsqrt(var * (count / max(count - correction, 1)) + EPS)
+    shift = -mean * scale
+    if not (isinstance(rho, float) and rho == 1.0):
+        layer_mean = mean.mean(1, keepdim=True)
+        squares = count * (var + (mean - layer_mean).square()).sum(1, keepdim=True)
+        layer_scale = torch.rsqrt(squares / (total - correction) + EPS)
+        scale = rho * scale + (1 - rho) * layer_scale
+        shift = rho * shift - (1 - rho) * layer_mean * layer_scale
+    if gamma is not None:
+        scale, shift = scale * gamma, shift * gamma
+    if beta is not None:
+        shift = shift + beta
+    return scale, shift
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance over positions, float32 (B, C), in two passes (safe for a large mean)."""
+    b, c, h, w = x.shape
+    count = h * w
+    rows = x.permute(0, 2, 3, 1).reshape(b, count, c)
+    mean = rows.sum(1, dtype=torch.float32) / count
+    pivot = mean.to(x.dtype)
+    centred = rows - pivot[:, None]
+    squares = centred.square_().sum(1, dtype=torch.float32)
+    squares = squares - count * (mean - pivot).square()  # the pivot is rounded in bf16
+    return mean, squares.clamp_min_(0) / count
+
+
+def _reflect_borders(padded: Tensor, pad: int) -> None:
+    """Fill the frame of `padded` by reflection of its inside, rows first, then columns."""
+    h, w = padded.shape[2] - 2 * pad, padded.shape[3] - 2 * pad
+    for i in range(pad):
+        padded[:, :, i, pad : pad + w] = padded[:, :, 2 * pad - i, pad : pad + w]
+        padded[:, :, pad + h + i, pad : pad + w] = padded[:, :, pad + h - 2 - i, pad : pad + w]
+    for i in range(pad):
+        padded[:, :, :, i] = padded[:, :, :, 2 * pad - i]
+        padded[:, :, :, pad + w + i] = padded[:, :, :, pad + w - 2 - i]
+
+
+def _reflect_borders_backward(grad: Tensor, pad: int) -> Tensor:
+    """The transpose of `_reflect_borders`: gradients of the frame are added to the inside they came from."""
+    h, w = grad.shape[2] - 2 * pad, grad.shape[3] - 2 * pad
+    grad = grad.clone(memory_format=torch.channels_last)
+    for i in range(pad):
+        grad[:, :, :, 2 * pad - i] += grad[:, :, :, i]
+        grad[:, :, :, pad + w - 2 - i] += grad[:, :, :, pad + w + i]
+    for i in range(pad):
+        grad[:, :, 2 * pad - i] += grad[:, :, i]
+        grad[:, :, pad + h - 2 - i] += grad[:, :, pad + h + i]
+    return grad[:, :, pad : pad + h, pad : pad + w]
+
+
+class _NormAct(torch.autograd.Function):
+    """See `norm_act`. By hand because autograd would keep and re-read five maps where two suffice."""
+
+    @staticmethod
+    def forward(ctx, x, gamma, beta, rho, residual, relu, pad, correction):
+        b, c, h, w = x.shape
+        mean, var = _moments(x)
+        scale, shift = _scale_shift(mean, var, gamma, beta, rho, h * w, correction)
+        out = torch.empty((b, c, h + 2 * pad, w + 2 * pad), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        inside = out[:, :, pad : pad + h, pad : pad + w]
+        torch.addcmul(shift.to(x.dtype)[:, :, None, None], x, scale.to(x.dtype)[:, :, None, None], out=inside)
+        if relu:
+            inside.clamp_min_(0)
+        if residual is not None:
+            inside.add_(residual)
+        if pad:
+            _reflect_borders(out, pad)
+        ctx.relu, ctx.pad, ctx.correction, ctx.rho = relu, pad, correction, rho if isinstance(rho, float) else None
+        tensor_rho = None if isinstance(rho, float) else rho
+        # The sign of the output tells where the ReLU was open; with a residual added it would not.
+        assert not (relu and residual is not None)
+        ctx.save_for_backward(x, mean, var, gamma, beta, tensor_rho, out if relu else None)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, mean, var, gamma, beta, rho, out = ctx.saved_tensors
+        b, c, h, w = x.shape
+        count, pad = h * w, ctx.pad
+        if not grad.is_contiguous(memory_format=torch.channels_last):
+            grad = grad.contiguous(memory_format=torch.channels_last)
+        if pad:
+            grad = _reflect_borders_backward(grad, pad)
+        if ctx.relu:
+            inside = out[:, :, pad : pad + h, pad : pad + w]
+            passed = torch.empty_like(x)
+            torch.ops.aten.threshold_backward.grad_input(grad, inside, 0, grad_input=passed)
+            grad = passed
+        rows_grad = grad.permute(0, 2, 3, 1)
+        rows_x = x.permute(0, 2, 3, 1)
+        pivot = mean.to(x.dtype)
+        d_shift = rows_grad.sum((1, 2), dtype=torch.float32)
+        d_scale = (rows_grad * (rows_x - pivot[:, None, None])).sum((1, 2), dtype=torch.float32)
+        d_scale = d_scale + pivot * d_shift
+        # The chain rule through the (B, C) algebra is left to autograd: it is tiny.
+        with torch.enable_grad():
+            leaves = [None if t is None else t.detach().requires_grad_() for t in (mean, var, gamma, beta, rho)]
+            scale, shift = _scale_shift(*leaves[:4], ctx.rho if rho is None else leaves[4], count, ctx.correction)
+            wanted = [t for t in leaves if t is not None]
+            grads = dict(zip(map(id, wanted), torch.autograd.grad((scale, shift), wanted, (d_scale, d_shift), allow_unused=True)))
+        d_mean, d_var, d_gamma, d_beta, d_rho = (None if t is None else grads[id(t)] for t in leaves)
+        d_x = None
+        if ctx.needs_input_grad[0]:
+            slope = 2 * d_var / count  # d var / d x = 2 (x - mean) / count
+            offset = d_mean / count - slope * mean
+            d_x = torch.addcmul(offset.to(x.dtype)[:, :, None, None], x, slope.to(x.dtype)[:, :, None, None])
+            d_x.addcmul_(grad, scale.detach().to(x.dtype)[:, :, None, None])
+        d_residual = None
+        if ctx.needs_input_grad[4]:
+            d_residual = grad
+        return d_x, d_gamma, d_beta, d_rho, d_residual, None, None, None
+
+
+def norm_act(
+    x: Tensor,
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
+    rho: Tensor | float = 1.0,
+    residual: Tensor | None = None,
+    relu: bool = False,
+    pad: int = 0,
+) -> Tensor:
+    """[pad by reflection] of [residual +] [relu of] gamma * (rho * IN(x) + (1 - rho) * LN(x)) + beta.
+
+    x: (B, C, H, W); gamma, beta: (B, C) or (1, C) or None; rho: (C,), or 1.0 for instance norm and 0.0 for
+    layer norm; residual: (B, C, H, W), not together with relu; pad < min(H, W).
+    Returns (B, C, H + 2 pad, W + 2 pad). AdaLIN of Kim et al., U-GAT-IT, arXiv:1907.10830, eq. 1; with
+    rho = 1 it is AdaIN (Huang & Belongie, arXiv:1703.06868).
+
+    As in the published code the variance is unbiased where there is a gamma, and biased in the plain instance
+    norm (that of `torch.nn.InstanceNorm2d`) without one.
+    """
+    if gamma is not None:
+        gamma = gamma.float()
+    if beta is not None:
+        beta = beta.float()
+    x = x.contiguous(memory_format=torch.channels_last)
+    return _NormAct.apply(x, gamma, beta, rho, residual, relu, pad, 0 if gamma is None else 1)
+
+
+def inside(padded: Tensor, pad: int = 1) -> Tensor:
+    """The unpadded part of what `norm_act` returned."""
+    return padded[:, :, pad:-pad, pad:-pad]
+
+
+class Norm(nn.Module):
+    """A normalisation with its own parameters, followed by what `norm_act` offers.
+
+    kind: "lin" (layer-instance norm: rho starts at 0, that is layer norm), "instance" (no parameters),
+    "layer", "group" is not offered: the published ablation found it no better than instance.
+    """
+
+    def __init__(self, channels: int, kind: str = "instance") -> None:
+        super().__init__()
+        self.kind = kind
+        if kind in ("lin", "layer"):
+            self.gamma = nn.Parameter(torch.ones(channels))
+            self.beta = nn.Parameter(torch.zeros(channels))
+        if kind == "lin":
+            self.rho = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor, relu: bool = False, pad: int = 0) -> Tensor:
+        if self.kind == "instance":
+            return norm_act(x, relu=relu, pad=pad)
+        rho = self.rho if self.kind == "lin" else 0.0
+        return norm_act(x, self.gamma[None], self.beta[None], rho, relu=relu, pad=pad)
+
+
+class AdaptiveNorm(nn.Module):
+    """A normalisation whose gamma and beta (B, C) come from outside.
+
+    kind: "adalin" (rho starts at 0.9), "adain", "adaln", or "instance" / "layer", which ignore them.
+    """
+
+    def __init__(self, channels: int, kind: str = "adalin") -> None:
+        super().__init__()
+        self.kind = kind
+        if kind == "adalin":
+            self.rho = nn.Parameter(torch.full((channels,), 0.9))
+
+    def forward(
+        self, x: Tensor, gamma: Tensor, beta: Tensor, residual: Tensor | None = None, relu: bool = False, pad: int = 0
+    ) -> Tensor:
+        rho = {"adain": 1.0, "instance": 1.0, "adaln": 0.0, "layer": 0.0}.get(self.kind)
+        if self.kind in ("instance", "layer"):
+            return norm_act(x, None, None, rho or 0.0, residual, relu, pad)
+        return norm_act(x, gamma, beta, self.rho if rho is None else rho, residual, relu, pad)
+
+
+@torch.no_grad()
+def clip_mixing(network: nn.Module, low: float = 0.0, high: float = 1.0) -> None:
+    """Clamp every `rho` (and Soft-AdaLIN's `w_gamma`, `w_beta`) to [low, high], after the optimiser's step."""
+    for name, parameter in network.named_parameters():
+        if name.rsplit(".", 1)[-1] in ("rho", "w_gamma", "w_beta"):
+            parameter.clamp_(low, high)
+
+
+# --- convolutions ----------------------------------------------------------------------------------------
+
+
+def pad_reflect(x: Tensor, pad: int) -> Tensor:
+    return F.pad(x, (pad, pad, pad, pad), mode="reflect")
+
+
+# Rows: taps of a 4-tap transposed kernel; columns: taps of the 3-tap kernel that they are sums of.
+_UP = ((0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+
+
+def conv_upsampled(x: Tensor, weight: Tensor) -> Tensor:
+    """Nearest upsampling x2, reflection padding by 1 and a 3x3 convolution, without ever building the large map.
+
+    Pixels of the upsampled map repeat, so each output pixel needs only a 2x2 neighbourhood of x with summed
+    weights: one transposed convolution with a 4x4 kernel, 16/36 of the multiplications. Reflecting the
+    upsampled map by one pixel repeats its edge, which is replicate padding of x.
+    x: (B, I, H, W), weight: (O, I, 3, 3) -> (B, O, 2H, 2W).
+    """
+    sums = torch.tensor(_UP, dtype=weight.dtype, device=weight.device)
+    o, i = weight.shape[:2]
+    with torch.autocast(weight.device.type, enabled=False):
+        kernel = (sums @ weight.reshape(o * i, 3, 3) @ sums.T).reshape(o, i, 4, 4).transpose(0, 1)
+    kernel = kernel.to(x.dtype).contiguous(memory_format=torch.channels_last)
+    padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    return F.conv_transpose2d(padded, kernel, stride=2, padding=3)
+
+
+def conv_to_rgb(x: Tensor, weight: Tensor) -> Tensor:
+    """A stride-1 convolution to few channels, two by two output pixels at a time.
+
+    Three output channels leave most of a vector register empty. Regrouping 2x2 pixels into channels makes
+    it a 12-channel convolution of half the size, about twice as fast on a CPU.
+    x: (B, I, H, W) already padded, H and W even; weight: (O, I, K, K), K odd -> (B, O, H - K + 1, W - K + 1).
+    """
+    if x.device.type != "cpu":
+        return F.conv2d(x, weight.to(x.dtype))
+    o, i, k, _ = weight.shape
+    b, _, h, w = x.shape
+    n = (k + 1) // 2
+    # The kernel of output phase (p, q) is the kernel moved by (p, q) on the full-size grid.
+    moved = torch.stack([F.pad(weight, (q, 1 - q, p, 1 - p)) for p in (0, 1) for q in (0, 1)])
+    kernel = moved.reshape(4 * o, i, n, 2, n, 2).permute(0, 3, 5, 1, 2, 4).reshape(4 * o, 4 * i, n, n)
+    kernel = kernel.to(x.dtype).contiguous(memory_format=torch.channels_last)
+    rows = x.permute(0, 2, 3, 1).reshape(b, h // 2, 2, w // 2, 2, i)
+    grouped = rows.permute(0, 1, 3, 2, 4, 5).reshape(b, h // 2, w // 2, 4 * i).permute(0, 3, 1, 2)
+    y = F.conv2d(grouped, kernel).permute(0, 2, 3, 1)  # (B, h, w, 2 * 2 * O)
+    hh, ww = y.shape[1:3]
+    y = y.reshape(b, hh, ww, 2, 2, o).permute(0, 1, 3, 2, 4, 5).reshape(b, 2 * hh, 2 * ww, o)
+    return y.permute(0, 3, 1, 2)
+
+
+def conv_as_matrix(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """A convolution as one matrix product: fastest where the kernel is far larger than the map.
+
+    x: (B, I, H, W) already padded, weight: (O, I, K, K) -> (B, O, h, w).
+    """
+    o, i, k, _ = weight.shape
+    windows = x.unfold(2, k, stride).unfold(3, k, stride)  # (B, I, h, w, K, K)
+    b, _, h, w = windows.shape[:4]
+    rows = windows.permute(0, 2, 3, 4, 5, 1).reshape(b * h * w, k * k * i)
+    out = F.linear(rows, weight.permute(0, 2, 3, 1).reshape(o, k * k * i))
+    return out.view(b, h, w, o).permute(0, 3, 1, 2)
+
+
+class SpectralNorm(nn.Module):
+    """A convolution or linear layer under spectral normalisation (Miyato et al., arXiv:1802.05957).
+
+    The layer is linear, so the largest singular value divides its output instead of its weight: the large
+    weight is neither copied nor divided. sigma = u^T W v is differentiated through W, u and v are constants
+    that one power iteration per training forward keeps up to date.
+    """
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = layer.weight, layer.bias
+        self.stride = layer.stride[0] if isinstance(layer, nn.Conv2d) else 1
+        rows = self.weight.shape[0]
+        self.register_buffer("u", F.normalize(torch.randn(rows), dim=0))
+        self.register_buffer("v", F.normalize(torch.randn(self.weight[0].numel()), dim=0))
+        with torch.no_grad():
+            for _ in range(15):
+                self._iterate()
+
+    def _matrix(self) -> Tensor:
+        return self.weight.flatten(1) if self.weight.ndim == 2 else self.weight.permute(0, 2, 3, 1).flatten(1)
+
+    def _iterate(self) -> None:
+        matrix = self._matrix()
+        self.v.copy_(F.normalize(self.u @ matrix, dim=0))
+        self.u.copy_(F.normalize(matrix @ self.v, dim=0))
+
+    def sigma(self, update: bool) -> Tensor:
+        """The largest singular value, float32 scalar; `update`: after one power iteration."""
+        with torch.autocast(self.weight.device.type, enabled=False):
+            if update:
+                with torch.no_grad():
+                    self._iterate()
+            # Copies, so that a later update cannot disturb this graph.
+            return self.u.clone() @ (self._matrix() @ self.v.clone())
+
+    def forward(self, x: Tensor, update: bool = False) -> tuple[Tensor, Tensor]:
+        """Returns the normalised output and sigma."""
+        sigma = self.sigma(update)
+        if self.weight.ndim == 2:
+            y = F.linear(x, self.weight)
+        elif x.shape[0] * x.shape[2] * x.shape[3] <= 256 and self.weight.shape[1] >= 256:
+            y = conv_as_matrix(x, self.weight, self.stride)
+        else:
+            y = F.conv2d(x, self.weight, stride=self.stride)
+        y = y * (1 / sigma).to(y.dtype)
+        if self.bias is not None:
+            y = y + self.bias.to(y.dtype).view(-1, *[1] * (y.ndim - 2))
+        return y, sigma
+
+
+# --- class activation mapping ----------------------------------------------------------------------------
+
+
+def attend(x: Tensor, average: Tensor, maximum: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """CAM attention followed by its 1x1 convolution: conv(cat(x * average, x * maximum)), as one C x C product.
+
+    x: (B, C, H, W); average, maximum: (C,) attention weights; weight: (C, 2C, 1, 1); bias: (C,).
+    Zhou et al., arXiv:1512.04150; Kim et al., arXiv:1907.10830, section 2.1.1.
+    """
+    c = x.shape[1]
+    mixed = weight[:, :c, 0, 0] * average + weight[:, c:, 0, 0] * maximum  # (C, C)
+    return F.conv2d(x, mixed[:, :, None, None], bias)
+
+
+def pools(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Global average and maximum over positions, float32 (B, C) each."""
+    flat = x.permute(0, 2, 3, 1).flatten(1, 2)
+    return flat.mean(1, dtype=torch.float32), flat.amax(1).float()

@@ -1,0 +1,233 @@
+"""The networks of U-GAT-IT (Kim, Kim, Kang, Lee: Unsupervised Generative Attentional Networks with Adaptive
+Layer-Instance Normalization for Image-to-Image Translation, ICLR 2020, arXiv:1907.10830).
+
+Shapes are written for S x S pictures and `channels` = C; feature maps are channels last.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fewtoon.errors import Problem
+from fewtoon.nets.layers import (
+    AdaptiveNorm,
+    Norm,
+    SpectralNorm,
+    attend,
+    conv_to_rgb,
+    conv_upsampled,
+    inside,
+    norm_act,
+    pad_reflect,
+    pools,
+)
+
+
+class Drawn(NamedTuple):
+    """What a generator returns."""
+
+    image: Tensor  # (B, 3, S, S) in [-1, 1]
+    cam_logit: Tensor | None  # (B, 2): from average and from maximum pooling; None without CAM
+    features: Tensor  # (B, 4C, S/4, S/4): what the CAM attended to; its channel sum is the heat map
+
+
+class Judged(NamedTuple):
+    """What a discriminator returns."""
+
+    logit: Tensor  # (B, 1, h, w), one per patch
+    cam_logit: Tensor | None  # (B, 2)
+    features: Tensor  # (B, D, h + 1, w + 1)
+
+
+def heatmap(output: Drawn | Judged) -> Tensor:
+    """(B, 1, h, w): where the network looked, not scaled."""
+    return output.features.float().sum(1, keepdim=True)
+
+
+class Cam(nn.Module):
+    """The auxiliary classifier whose weights become attention, and the 1x1 convolution that mixes both maps."""
+
+    def __init__(self, channels: int, bias: bool = False) -> None:
+        super().__init__()
+        self.average = nn.Linear(channels, 1, bias=bias)
+        self.maximum = nn.Linear(channels, 1, bias=bias)
+        self.mix = nn.Conv2d(2 * channels, channels, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, h, w) -> attended features before the activation, same shape, and logits (B, 2)."""
+        mean, top = pools(x)
+        with torch.autocast(x.device.type, enabled=False):  # this loss is weighted by 1000
+            logit = torch.cat([self.average(mean), self.maximum(top)], 1)
+        return attend(x, self.average.weight[0], self.maximum.weight[0], self.mix.weight, self.mix.bias), logit
+
+
+class ResBlock(nn.Module):
+    """x + IN(conv(relu(IN(conv(x))))), each convolution 3x3 with reflection padding.
+
+    Takes and returns maps that are already padded by 1: each normalisation writes the padding of the next
+    convolution.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, bias=False)
+        self.conv2 = nn.Conv2d(channels, channels, 3, bias=False)
+
+    def forward(self, padded: Tensor, pad: int = 1) -> Tensor:
+        hidden = norm_act(self.conv1(padded), relu=True, pad=1)
+        return norm_act(self.conv2(hidden), residual=inside(padded), pad=pad)
+
+
+class AdaptiveResBlock(nn.Module):
+    """A residual block whose two normalisations take gamma and beta from outside. Padded in, padded out."""
+
+    def __init__(self, channels: int, norm: str) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, bias=False)
+        self.norm1 = AdaptiveNorm(channels, norm)
+        self.conv2 = nn.Conv2d(channels, channels, 3, bias=False)
+        self.norm2 = AdaptiveNorm(channels, norm)
+
+    def forward(self, padded: Tensor, gamma: Tensor, beta: Tensor, pad: int = 1) -> Tensor:
+        hidden = self.norm1(self.conv1(padded), gamma, beta, relu=True, pad=1)
+        return self.norm2(self.conv2(hidden), gamma, beta, residual=inside(padded), pad=pad)
+
+
+class Generator(nn.Module):
+    """Photo to drawing, or drawing to photo.
+
+    channels: width C of the first layer. blocks: residual blocks on each side of the attention.
+    pool: side of the grid to which the attended features are averaged before the two layers that make gamma
+    and beta; 1 is the published light model, None (no pooling) the full one, which is bound to `size`.
+    norm: normalisation of the decoder, "adalin" as published, or "adain", "adaln", "instance", "layer" for
+    the paper's ablation. cam: attention on or off.
+    """
+
+    def __init__(
+        self, size: int, channels: int = 64, blocks: int = 4, pool: int | None = 1, norm: str = "adalin", cam: bool = True
+    ) -> None:
+        super().__init__()
+        if size < 16 or size % 4:
+            raise Problem(f"size {size}: U-GAT-IT needs a size of at least 16 that is a multiple of 4, such as 64, 128 or 256")
+        self.pool = pool
+        c = channels
+        self.stem = nn.Conv2d(3, c, 7, bias=False)
+        self.down1 = nn.Conv2d(c, 2 * c, 3, stride=2, bias=False)
+        self.down2 = nn.Conv2d(2 * c, 4 * c, 3, stride=2, bias=False)
+        self.encoder = nn.ModuleList(ResBlock(4 * c) for _ in range(blocks))
+        self.cam = Cam(4 * c) if cam else None
+        grid = size // 4 if pool is None else pool
+        self.style1 = nn.Linear(4 * c * grid * grid, 4 * c, bias=False)
+        self.style2 = nn.Linear(4 * c, 4 * c, bias=False)
+        self.gamma = nn.Linear(4 * c, 4 * c, bias=False)
+        self.beta = nn.Linear(4 * c, 4 * c, bias=False)
+        self.decoder = nn.ModuleList(AdaptiveResBlock(4 * c, norm) for _ in range(blocks))
+        up_norm = {"adain": "instance", "instance": "instance", "adaln": "layer", "layer": "layer"}.get(norm, "lin")
+        self.up1 = nn.Conv2d(4 * c, 2 * c, 3, bias=False)
+        self.up1_norm = Norm(2 * c, up_norm)
+        self.up2 = nn.Conv2d(2 * c, c, 3, bias=False)
+        self.up2_norm = Norm(c, up_norm)
+        self.head = nn.Conv2d(c, 3, 7, bias=False)
+
+    def forward(self, x: Tensor) -> Drawn:
+        """x: (B, 3, S, S) in [-1, 1]."""
+        x = norm_act(self.stem(pad_reflect(x, 3)), relu=True, pad=1)  # (B, C, S + 2, S + 2)
+        x = norm_act(self.down1(x), relu=True, pad=1)  # (B, 2C, S/2 + 2, ...)
+        x = norm_act(self.down2(x), relu=True, pad=1)  # (B, 4C, S/4 + 2, ...)
+        for block in self.encoder:
+            x = block(x)
+        x = inside(x)
+
+        cam_logit = None
+        if self.cam is not None:
+            x, cam_logit = self.cam(x)
+            x = F.relu(x)
+        features = x  # (B, 4C, S/4, S/4)
+
+        gamma, beta = self._gamma_beta(features)
+        x = pad_reflect(x, 1)
+        for block in self.decoder[:-1]:
+            x = block(x, gamma, beta)
+        x = self.decoder[-1](x, gamma, beta, pad=0)
+
+        x = self.up1_norm(conv_upsampled(x, self.up1.weight), relu=True)  # (B, 2C, S/2, S/2)
+        x = self.up2_norm(conv_upsampled(x, self.up2.weight), relu=True, pad=3)  # (B, C, S + 6, S + 6)
+        return Drawn(torch.tanh(conv_to_rgb(x, self.head.weight).float()), cam_logit, features)
+
+    def _gamma_beta(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 4C) each, from the attended features."""
+        if self.pool == 1:
+            flat = features.mean((2, 3))
+        elif self.pool is None:
+            flat = features.flatten(1)  # channel by channel, as the published full weights expect
+        else:
+            flat = F.adaptive_avg_pool2d(features, self.pool).flatten(1)
+        style = F.relu(self.style2(F.relu(self.style1(flat))))
+        return self.gamma(style), self.beta(style)
+
+
+class Discriminator(nn.Module):
+    """A patch discriminator with spectral normalisation and CAM.
+
+    layers: the published 7 (global: each patch sees the whole picture) or 5 (local: 70 pixels).
+    raw_attention: the published code multiplies the features by the CAM weights before spectral
+    normalisation, although the logits use them after it; True repeats that for published weights.
+    groups: more than 0 adds Face2Webtoon's classifier of the group on the pooled features.
+    """
+
+    def __init__(
+        self, channels: int = 64, layers: int = 7, cam: bool = True, raw_attention: bool = False, groups: int = 0
+    ) -> None:
+        super().__init__()
+        widths = [3, *(channels * 2**i for i in range(layers - 1))]
+        strides = [2] * (layers - 2) + [1]
+        self.convs = nn.ModuleList(
+            SpectralNorm(nn.Conv2d(a, b, 4, stride=s)) for a, b, s in zip(widths, widths[1:], strides)
+        )
+        top = widths[-1]
+        self.cam_average = SpectralNorm(nn.Linear(top, 1, bias=False)) if cam else None
+        self.cam_maximum = SpectralNorm(nn.Linear(top, 1, bias=False)) if cam else None
+        self.mix = nn.Conv2d(2 * top, top, 1) if cam else None
+        self.raw_attention = raw_attention
+        self.group = SpectralNorm(nn.Linear(top, groups)) if groups else None
+        self.last = SpectralNorm(nn.Conv2d(top, 1, 4, bias=False))
+
+    def forward(self, x: Tensor, update: bool = False) -> Judged:
+        """x: (B, 3, S, S) in [-1, 1]. update: run the power iteration of spectral normalisation."""
+        for conv in self.convs:
+            x = F.leaky_relu(conv(pad_reflect(x, 1), update)[0], 0.2)
+        cam_logit = None
+        if self.cam_average is not None:
+            mean, top = pools(x)
+            with torch.autocast(x.device.type, enabled=False):
+                average, sigma_average = self.cam_average(mean, update)
+                maximum, sigma_maximum = self.cam_maximum(top, update)
+                cam_logit = torch.cat([average, maximum], 1)
+                weights = self.cam_average.weight[0], self.cam_maximum.weight[0]
+                if not self.raw_attention:
+                    weights = weights[0] / sigma_average, weights[1] / sigma_maximum
+            x = F.leaky_relu(attend(x, *weights, self.mix.weight, self.mix.bias), 0.2)
+        features = x
+        logit = self.last(pad_reflect(x, 1), update)[0]
+        return Judged(logit.float(), cam_logit, features)
+
+    def classify(self, judged: Judged, update: bool = False) -> Tensor:
+        """Group logits (B, groups), float32, from the average of the features (Face2Webtoon's attach point)."""
+        mean = judged.features.mean((2, 3), dtype=torch.float32)
+        with torch.autocast(mean.device.type, enabled=False):
+            return self.group(mean, update)[0]
+
+
+def discriminator_layers(size: int) -> tuple[int, int]:
+    """Layers of the global and of the local discriminator: 7 and 5 from 128 px on, fewer for smaller pictures.
+
+    With n layers the map is S / 2^(n - 2) before the last two convolutions, each of which takes one pixel;
+    reflection padding needs two of them left.
+    """
+    deepest = int(math.log2(size))
+    return min(7, deepest), min(5, deepest - 1)

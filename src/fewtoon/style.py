@@ -1,0 +1,185 @@
+"""A Style: one file with everything needed to draw, and the object that draws with it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+import fewtoon
+from fewtoon import config, methods
+from fewtoon.errors import Problem, nearest
+from fewtoon.io import images, weights
+
+if TYPE_CHECKING:
+    from fewtoon.methods.base import Method
+
+FORMAT = "fewtoon-style"
+VERSION = 1
+GPU_CHUNK = 8  # pictures per forward pass on a GPU; on a CPU one at a time is as fast
+
+
+class Style:
+    """One artist's style, ready to draw.
+
+    Attributes: `header` (what the file says of itself), `method`, `size` (side of the pictures in pixels),
+    `groups` (names), `device`, `precision`.
+    """
+
+    def __init__(self, method: Method, header: dict[str, Any], device: str, precision: str) -> None:
+        self.method, self.header = method, header
+        self.size, self.groups = method.size, method.groups
+        self.device, self.precision = torch.device(device), precision
+        for network in method.networks().values():
+            network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+
+    def translate(self, photos: Tensor, group: str | None = None) -> Tensor:
+        """Photos to drawings: (B, 3, S, S) float in [-1, 1] -> the same, on the CPU or where `photos` is.
+
+        The network always sees the same shape, so a photo's drawing does not depend on its neighbours or on
+        the size of the batch. Raises Problem for a wrong shape or an unknown group.
+        """
+        if photos.ndim != 4 or photos.shape[1:] != (3, self.size, self.size):
+            raise Problem(f"photos of shape {tuple(photos.shape)}: this style takes (B, 3, {self.size}, {self.size})")
+        if group is not None and group not in self.groups:
+            raise Problem(f"this style has no group {group!r}; {nearest(group, self.groups)}")
+        chunk = 1 if self.device.type == "cpu" else GPU_CHUNK
+        drawings = torch.empty(photos.shape, dtype=torch.float32, device=photos.device)
+        autocast = (
+            torch.autocast(self.device.type, dtype=torch.bfloat16)
+            if self.precision == "bf16"
+            else contextlib.nullcontext()
+        )
+        with torch.inference_mode(), autocast:
+            for start in range(0, len(photos), chunk):
+                part = photos[start : start + chunk].to(self.device, torch.float32)
+                full = torch.cat([part, part[-1:].expand(chunk - len(part), -1, -1, -1)])
+                full = full.contiguous(memory_format=torch.channels_last)
+                drawn = self.method.translate(full, group)[: len(part)]
+                drawings[start : start + chunk] = drawn.float().clamp(-1, 1).to(photos.device)
+        return drawings
+
+    def draw(self, image: Image.Image | np.ndarray, group: str | None = None) -> Image.Image:
+        """One photo, a PIL image or an (H, W, 3) uint8 array, to a drawing of `size` x `size` pixels.
+
+        A photo that is not square is cropped to its middle. Raises Problem for anything else.
+        """
+        if isinstance(image, Image.Image):
+            pixels = np.asarray(images.to_rgb(image))
+        else:
+            pixels = np.asarray(image)
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
+            raise Problem(
+                f"an image of shape {pixels.shape} and type {pixels.dtype}; draw takes a PIL image or an "
+                "(H, W, 3) uint8 array"
+            )
+        square = images.resize_square(pixels, self.size)
+        return Image.fromarray(to_pixels(self.translate(to_tensor(square[None]), group))[0])
+
+    def save(self, path: str | Path) -> None:
+        """Write this style to one .safetensors file, atomically."""
+        write(path, self.method, self.header)
+
+
+def to_tensor(pixels: np.ndarray) -> Tensor:
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [-1, 1], channels last in memory."""
+    return torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def to_pixels(pictures: Tensor) -> np.ndarray:
+    """(B, 3, H, W) float in [-1, 1] -> (B, H, W, 3) uint8, rounded to the nearest level."""
+    levels = pictures.detach().float().add(1).mul(127.5).round().clamp(0, 255)
+    return np.ascontiguousarray(levels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
+
+
+def write(path: str | Path, method: Method, facts: dict[str, Any]) -> None:
+    """Write the networks of `method`, built with training=False, as a Style, atomically.
+
+    `facts` go into the header: framing, packs (their hashes), licence, metrics, step, source, whatever is
+    known. Format, version, method, settings, size and groups are added here.
+    """
+    networks = method.networks()
+    tensors = {
+        f"{name}.{key}": tensor.detach().cpu().contiguous()
+        for name, network in networks.items()
+        for key, tensor in network.state_dict().items()
+    }
+    header = {
+        **facts,
+        "format": FORMAT,
+        "version": VERSION,
+        "fewtoon": fewtoon.__version__,
+        "method": method.name,
+        "model": method.config.model_dump(),
+        "size": method.size,
+        "groups": method.groups,
+        "networks": sorted(networks),
+    }
+    weights.write(path, tensors, {"fewtoon": json.dumps(header)})
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """The JSON header of a Style file, without reading its weights. Raises Problem if it is none."""
+    path = Path(path)
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            text = (file.metadata() or {}).get("fewtoon")
+    except FileNotFoundError:
+        raise Problem(f"style {str(path)!r} does not exist; name a .safetensors file or a run folder") from None
+    except (SafetensorError, OSError) as error:
+        raise Problem(
+            f"{str(path)!r} is not a style ({error}); bring a foreign checkpoint in with 'fewtoon import'"
+        ) from None
+    try:
+        header = json.loads(text or "")
+    except ValueError:
+        header = None
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise Problem(f"{str(path)!r} is a safetensors file but not a style of fewtoon; see 'fewtoon import --help'")
+    if header.get("version") != VERSION:
+        raise Problem(f"style {str(path)!r} has version {header.get('version')!r}, this fewtoon reads {VERSION}; update fewtoon")
+    for key, kind in (("method", str), ("size", int), ("groups", list), ("networks", list)):
+        if not isinstance(header.get(key), kind):
+            raise Problem(f"style {str(path)!r} is damaged: its header has no valid {key!r}; copy the file again")
+    return header
+
+
+def load(
+    path: str | Path, device: str | None = None, precision: Literal["fp32", "bf16"] = "fp32"
+) -> Style:
+    """Open a Style file, or the best Style of a run folder.
+
+    `device`: "cpu", "cuda" ...; None: a GPU if there is one. Raises Problem for a missing, torn or foreign
+    file. Nothing in the file is executed.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / "best.safetensors").is_file():
+            raise Problem(f"run {str(path)!r} has no best.safetensors yet; train it until the first held-out KID")
+        path = path / "best.safetensors"
+    header = read_header(path)
+    kind = methods.find(header["method"])
+    settings = config.section(kind.Config, header.get("model"), "model")
+    method = kind(settings, header["size"], header["groups"], training=False)
+    tensors = weights.read(path)
+    networks = method.networks()
+    for name in set(networks) - set(header["networks"]):  # an imported file may hold one direction only
+        del networks[name]
+    for name, network in networks.items():
+        own = {key[len(name) + 1 :]: value for key, value in tensors.items() if key.startswith(f"{name}.")}
+        weights.fill(network, own, f"style {str(path)!r}, network {name!r}")
+    return Style(method, header, device or ("cuda" if torch.cuda.is_available() else "cpu"), precision)
+
+
+def facts(header: dict[str, Any]) -> dict[str, Any]:
+    """The short description of a style that goes with every number."""
+    keys = ("method", "size", "groups", "step", "framing", "packs", "licence", "source", "metrics")
+    return {key: header[key] for key in keys if header.get(key) not in (None, [], math.nan)}

@@ -1,0 +1,120 @@
+"""Golden tests: published weights, through our importers and networks, give the published numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import fewtoon
+from fewtoon.io import foreign, weights
+from fewtoon.methods.base import Batch, Shared
+from fewtoon.methods.ugatit import DISCRIMINATORS, UGATIT
+from fewtoon.nets.ugatit import heatmap
+
+ROOT = Path(os.environ.get("FEWTOON_REFERENCE", Path(__file__).parents[2] / "shared" / "reference")) / "ugatit"
+pytestmark = pytest.mark.skipif(
+    not ROOT.is_dir(), reason=f"no golden values at {ROOT}; set FEWTOON_REFERENCE to their folder"
+)
+NAMES = ("ugatit_light", "ugatit_full", "ugatit_light_groups")
+
+
+def golden(name: str) -> dict[str, torch.Tensor]:
+    return {k: torch.from_numpy(v) for k, v in np.load(ROOT / f"{name}.npz").items()}
+
+
+def method_of(found: foreign.Found) -> UGATIT:
+    method = UGATIT(UGATIT.Config(**found.model), found.size or 128)
+    for name, network in method.networks().items():
+        tensors = found.networks[name]
+        if "group.weight" in tensors:
+            from fewtoon.nets.ugatit import Discriminator, discriminator_layers
+
+            layers = discriminator_layers(method.size)[0 if name.endswith("global") else 1]
+            network = Discriminator(found.model["channels"], layers, True, True, groups=4)
+            method.networks()[name] = network
+        weights.fill(network, tensors, name)
+    return method
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs(name):
+    values, found = golden(name), foreign.read(ROOT / f"{name}.pt")
+    method = method_of(found)
+    for theirs, ours in foreign.NETWORKS.items():
+        network = method.networks()[ours]
+        side = "photo" if theirs in ("genA2B", "disGA", "disLA") else "drawing"
+        with torch.no_grad():
+            out = network(values[side])
+        first = "image" if theirs.startswith("gen") else "logit"
+        torch.testing.assert_close(out[0], values[f"{theirs}.{first}"], atol=1e-4, rtol=0)
+        torch.testing.assert_close(out.cam_logit, values[f"{theirs}.cam_logit"], atol=1e-4, rtol=0)
+        torch.testing.assert_close(heatmap(out), values[f"{theirs}.heatmap"], atol=1e-4, rtol=1e-5)
+        if f"{theirs}.group_logit" in values:
+            torch.testing.assert_close(network.classify(out), values[f"{theirs}.group_logit"], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_losses_and_gradients(name):
+    """Every loss term and the norm of every network's gradient, of both phases, at the same weights."""
+    values, found = golden(name), foreign.read(ROOT / f"{name}.pt")
+    truth = json.loads((ROOT / f"{name}.json").read_text())
+    method = method_of(found)
+    none = torch.full((2,), -1)
+    batch = Batch(values["photo"], values["drawing"], none, none, 0)
+    short = {ours: theirs for theirs, ours in foreign.NETWORKS.items()}
+    short |= {"photos": "A", "drawings": "B"}
+    shared, seen = Shared(), 0
+    for phase, names in zip(method.phases(), (DISCRIMINATORS, ("photo_to_drawing", "drawing_to_photo"))):
+        for ours, network in method.networks().items():
+            network.requires_grad_(ours in names or phase.name == "D")
+        losses = phase.losses(batch, shared)
+        total = sum(phase.weights[key] * loss for key, loss in losses.items())
+        groups = 0.0
+        if name.endswith("groups"):
+            groups = sum(group_term(method, phase.name, batch, values["group"], shared, truth).values())
+        for key, loss in losses.items():
+            network, term = key.split("/")
+            assert loss.item() == pytest.approx(
+                truth["losses"][f"{phase.name.lower()}/{short[network]}/{term}"], rel=1e-3, abs=1e-5
+            ), key
+            seen += 1
+        assert (total + groups).item() == pytest.approx(truth["losses"][f"{phase.name.lower()}/total"], rel=1e-3)
+        for network in method.networks().values():
+            network.zero_grad(set_to_none=True)
+        (total + groups).backward(retain_graph=phase.name == "D")
+        for ours in names:
+            grads = [p.grad for p in method.networks()[ours].parameters() if p.grad is not None]
+            norm = torch.stack([g.norm() for g in grads]).norm().item()
+            assert norm == pytest.approx(
+                truth["gradient_norms"][f"{phase.name.lower()}/{short[ours]}"], rel=1e-3
+            ), ours
+    assert seen == 8 + 14
+
+
+def group_term(method, phase, batch, labels, shared, truth) -> dict[str, torch.Tensor]:
+    """Face2Webtoon's group cross-entropy: on real drawings for D, on fakes for G."""
+    terms = {}
+    for reach, theirs in (("global", "disGB"), ("local", "disLB")):
+        network = method.networks()[f"drawings_{reach}"]
+        pictures = batch.drawings if phase == "D" else shared["drawings"]
+        logit = network.classify(network(pictures))
+        terms[theirs] = torch.nn.functional.cross_entropy(logit, labels)
+        assert terms[theirs].item() == pytest.approx(truth["losses"][f"{phase.lower()}/{theirs}/group"], rel=1e-3)
+    return terms
+
+
+@pytest.mark.parametrize("name", [*NAMES, "photo2cartoon_light"])
+def test_imported_style_draws_the_same(name, tmp_path):
+    values = golden(name)
+    line = foreign.import_style(ROOT / f"{name}.pt", tmp_path / "s.safetensors", None if "full" in name else 128)
+    style = fewtoon.load(tmp_path / "s.safetensors", device="cpu")
+    assert ("full" if "full" in name else "light") in line
+    torch.testing.assert_close(style.translate(values["photo"]), values["genA2B.image"], atol=1e-4, rtol=0)
+    drawn = style.method.networks()["photo_to_drawing"](values["photo"])
+    torch.testing.assert_close(drawn.cam_logit, values["genA2B.cam_logit"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(heatmap(drawn), values["genA2B.heatmap"], atol=1e-4, rtol=1e-5)
