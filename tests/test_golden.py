@@ -16,7 +16,9 @@ from fewtoon.methods.base import Batch, Shared
 from fewtoon.methods.ugatit import DISCRIMINATORS, UGATIT
 from fewtoon.nets.ugatit import heatmap
 
-ROOT = Path(os.environ.get("FEWTOON_REFERENCE", Path(__file__).parents[2] / "shared" / "reference")) / "ugatit"
+ROOT = (
+    Path(os.environ.get("FEWTOON_REFERENCE", Path(__file__).parents[2] / "shared" / "reference")) / "ugatit"
+)
 pytestmark = pytest.mark.skipif(
     not ROOT.is_dir(), reason=f"no golden values at {ROOT}; set FEWTOON_REFERENCE to their folder"
 )
@@ -55,7 +57,9 @@ def test_outputs(name):
         torch.testing.assert_close(out.cam_logit, values[f"{theirs}.cam_logit"], atol=1e-4, rtol=0)
         torch.testing.assert_close(heatmap(out), values[f"{theirs}.heatmap"], atol=1e-4, rtol=1e-5)
         if f"{theirs}.group_logit" in values:
-            torch.testing.assert_close(network.classify(out), values[f"{theirs}.group_logit"], atol=1e-4, rtol=0)
+            torch.testing.assert_close(
+                network.classify(out), values[f"{theirs}.group_logit"], atol=1e-4, rtol=0
+            )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -83,7 +87,9 @@ def test_losses_and_gradients(name):
                 truth["losses"][f"{phase.name.lower()}/{short[network]}/{term}"], rel=1e-3, abs=1e-5
             ), key
             seen += 1
-        assert (total + groups).item() == pytest.approx(truth["losses"][f"{phase.name.lower()}/total"], rel=1e-3)
+        assert (total + groups).item() == pytest.approx(
+            truth["losses"][f"{phase.name.lower()}/total"], rel=1e-3
+        )
         for network in method.networks().values():
             network.zero_grad(set_to_none=True)
         (total + groups).backward(retain_graph=phase.name == "D")
@@ -104,14 +110,18 @@ def group_term(method, phase, batch, labels, shared, truth) -> dict[str, torch.T
         pictures = batch.drawings if phase == "D" else shared["drawings"]
         logit = network.classify(network(pictures))
         terms[theirs] = torch.nn.functional.cross_entropy(logit, labels)
-        assert terms[theirs].item() == pytest.approx(truth["losses"][f"{phase.lower()}/{theirs}/group"], rel=1e-3)
+        assert terms[theirs].item() == pytest.approx(
+            truth["losses"][f"{phase.lower()}/{theirs}/group"], rel=1e-3
+        )
     return terms
 
 
 @pytest.mark.parametrize("name", [*NAMES, "photo2cartoon_light"])
 def test_imported_style_draws_the_same(name, tmp_path):
     values = golden(name)
-    line = foreign.import_style(ROOT / f"{name}.pt", tmp_path / "s.safetensors", None if "full" in name else 128)
+    line = foreign.import_style(
+        ROOT / f"{name}.pt", tmp_path / "s.safetensors", None if "full" in name else 128
+    )
     style = fewtoon.load(tmp_path / "s.safetensors", device="cpu")
     assert ("full" if "full" in name else "light") in line
     torch.testing.assert_close(style.translate(values["photo"]), values["genA2B.image"], atol=1e-4, rtol=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
@@ -58,15 +59,15 @@ def test_webp_and_jpeg_come_back_closely() -> None:
 @pytest.mark.parametrize(
     "mode", ["1", "L", "LA", "P", "PA", "RGBA", "RGBa", "La", "CMYK", "YCbCr", "HSV", "RGBX"]
 )
-def test_every_mode_of_a_grey_picture_is_that_grey(mode: str) -> None:
-    black_and_white = np.where(gradient()[..., :1] > 128, 255, 0).repeat(3, -1).astype(np.uint8)
-    image = Image.fromarray(black_and_white)
+def test_every_mode_of_a_black_and_white_picture(mode: str) -> None:
+    grey = np.where(gradient()[..., :1] > 128, 255, 0).repeat(3, -1).astype(np.uint8)
+    image = Image.fromarray(grey)
     for step in {"RGBa": ["RGBA", "RGBa"], "La": ["LA", "La"], "PA": ["P", "PA"]}.get(mode, [mode]):
         image = image.convert(step)
     assert image.mode == mode
     result = to_rgb(image)
     assert result.mode == "RGB"
-    assert np.abs(np.asarray(result).astype(int) - black_and_white).max() <= 2
+    assert np.abs(np.asarray(result).astype(int) - grey).max() <= 2
 
 
 def test_lab_is_read_by_its_meaning() -> None:
@@ -131,12 +132,12 @@ def test_sixteen_bit_colour_png_and_big_endian_tiff() -> None:
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        (np.float32([0, 0.5, 1]), [0, 128, 255]),
-        (np.float32([0, 100, 255]), [0, 100, 255]),
-        (np.float32([-5, 32896, 65535]), [0, 128, 255]),
-        (np.int32([0, 100, 255]), [0, 100, 255]),
-        (np.int32([0, 32896, 65535]), [0, 128, 255]),
-        (np.int32([0, 2**30, 2**31 - 1]), [0, 128, 255]),
+        (np.array([0, 0.5, 1], np.float32), [0, 128, 255]),
+        (np.array([0, 100, 255], np.float32), [0, 100, 255]),
+        (np.array([-5, 32896, 65535], np.float32), [0, 128, 255]),
+        (np.array([0, 100, 255], np.int32), [0, 100, 255]),
+        (np.array([0, 32896, 65535], np.int32), [0, 128, 255]),
+        (np.array([0, 2**30, 2**31 - 1], np.int32), [0, 128, 255]),
     ],
 )
 def test_wide_grey_modes(values: np.ndarray, expected: list[int]) -> None:
@@ -192,6 +193,7 @@ def test_exif_orientation(orientation: int, form: str) -> None:
     assert np.abs(result.astype(int) - upright).max() < 24
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_damaged_exif_does_not_lose_the_picture() -> None:
     for exif in (b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0garbage", b""):
         assert read(encoded(gradient(), "JPEG", exif=exif)).shape == (32, 48, 3)
@@ -260,10 +262,8 @@ def test_just_above_the_cap_is_refused_whatever_pillow_allows(monkeypatch: pytes
 def test_decompression_bombs() -> None:
     # 400 megabytes of zeros in 400 kilobytes, behind a small header.
     bomb = png(64, 64, 8, 2, b"\0" * 400_000_000)
-    try:
+    with contextlib.suppress(BadPicture):
         assert read(bomb).shape == (64, 64, 3)  # what lies behind the last row is never unpacked
-    except BadPicture:
-        pass
     text = zlib.compress(b"\0" * 100_000_000)
     chunk = b"zTXt" + b"Comment\0\0" + text
     extra = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
@@ -338,7 +338,7 @@ def test_resize_takes_the_centre_square() -> None:
     array = np.zeros((30, 90, 3), np.uint8)
     array[:, 30:60] = 255
     assert (resize_square(array, 30) == 255).all()
-    assert (resize_square(array.transpose(1, 0, 2), 16) >= 250).all()
+    assert (resize_square(array.transpose(1, 0, 2), 16) == 255).all()
     assert resize_square(array, 64).shape == (64, 64, 3)
 
 

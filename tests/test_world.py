@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,7 +83,7 @@ def test_every_size_is_the_same_picture(kind: str, size: int) -> None:
         np.asarray(Image.fromarray(i.astype(np.uint8)).resize((16, 16), Image.Resampling.BOX), np.float32)
         for i in (image, paint(face, kind, 64))
     ]
-    assert abs(small[0] - small[1]).mean() < 6
+    assert abs(small[0] - small[1]).mean() < 9  # other people differ by 25 to 40
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -111,7 +112,8 @@ def test_glasses_show_around_the_eyes_and_nowhere_else(kind: str) -> None:
 )
 def test_an_attribute_shows(kind: str, field: str, value: str, other: str, pixels: int) -> None:
     face = dataclasses.replace(random_face(rng(5), GROUPS[1]), hair_color="brown", hair_shape="side")
-    a, b = (paint(dataclasses.replace(face, **{field: v}), kind) for v in (value, other))
+    change: list[dict[str, Any]] = [{field: value}, {field: other}]
+    a, b = (paint(dataclasses.replace(face, **c), kind) for c in change)
     assert (abs(a - b).max(axis=2) > 30).sum() > pixels
 
 
@@ -145,16 +147,18 @@ def test_photos_and_drawings_differ_in_kind() -> None:
 
 
 def test_a_reader_tells_glasses_at_64_pixels() -> None:
-    """A linear reader of the gradients around the eyes, learned from 120 pictures, reads 60 others."""
+    """A linear reader of the gradients around the eyes, learned from 100 pictures, reads 60 others."""
     for side, style in (("photos", "flat"), ("drawings", "flat"), ("drawings", "ink")):
-        images, faces, _ = sample(side, 180, 64, seed=11, style=style)
+        images, faces, _ = sample(side, 160, 64, seed=11, style=style)
         grey = images[:, 20:46, 10:54].astype(np.float32).mean(axis=3) / 255
         edges = abs(np.diff(grey, axis=1))[:, :, 1:] + abs(np.diff(grey, axis=2))[:, 1:]
-        cells = edges[:, :24, :42].reshape(-1, 12, 2, 21, 2).mean(axis=(2, 4)).reshape(len(images), -1)
+        cells = np.sqrt(edges[:, :24, :42].reshape(-1, 12, 2, 21, 2).mean(axis=(2, 4))).reshape(
+            len(images), -1
+        )
         x = np.concatenate([cells, np.ones((len(cells), 1), np.float32)], axis=1)
         y = np.array([1.0 if f.glasses else -1.0 for f in faces])
-        weights = np.linalg.solve(x[:120].T @ x[:120] + 0.05 * np.eye(x.shape[1]), x[:120].T @ y[:120])
-        assert ((x[120:] @ weights > 0) == (y[120:] > 0)).mean() > 0.95, (side, style)
+        weights = np.linalg.solve(x[:100].T @ x[:100] + 0.3 * np.eye(x.shape[1]), x[:100].T @ y[:100])
+        assert ((x[100:] @ weights > 0) == (y[100:] > 0)).mean() > 0.97, (side, style)
 
 
 def test_people_are_as_their_group_says() -> None:
@@ -330,6 +334,7 @@ def test_a_killed_build_leaves_no_half_world(tmp_path: Path) -> None:
         ({"imbalance": "1/2/3/x"}, "'1/2/3/x'"),
         ({"imbalance": "1/2/-3/4"}, "'1/2/-3/4'"),
         ({"imbalance": ""}, "''"),
+        ({"imbalance": "1/1/1/" + "9" * 5000}, "imbalance"),
         ({"imbalance": "1/1/1/1", "drawings": 3}, "3 drawings"),
         ({"photo_imbalance": "1/1/1"}, "'1/1/1'"),
     ],
@@ -341,14 +346,14 @@ def test_bad_arguments_are_one_line_and_write_nothing(tmp_path: Path, bad: dict,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bad_samples() -> None:
-    for arguments in (
-        {"n": 0},
-        {"n": 4, "counts": (1, 1, 1)},
-        {"n": 4, "counts": (1, 1, 1, 2)},
-        {"n": 2, "size": 8},
-    ):
-        with pytest.raises(Problem):
-            sample("photos", **{"size": 16, **arguments})
+@pytest.mark.parametrize(
+    "bad", [{"n": 0}, {"counts": (1, 1, 1)}, {"counts": (1, 1, 1, 2)}, {"counts": (5, -1, 0, 0)}, {"size": 8}]
+)
+def test_bad_samples(bad: dict[str, Any]) -> None:
+    with pytest.raises(Problem):
+        sample("photos", **{"n": 4, "size": 16, **bad})
+
+
+def test_an_unknown_side_is_a_problem() -> None:
     with pytest.raises(Problem, match="'photo'"):
         sample("photo", 1, 16)

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import glob
 import json
 import multiprocessing
 import os
 import shutil
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -148,14 +151,14 @@ def build(
     }
     counts = {side: dict(zip(GROUPS, numbers, strict=True)) for side, numbers in per_group.items()}
     what = {"version": VERSION, "size": size, "seed": seed, "style": style, "counts": counts}
-    out = Path(out)
     summary = {"out": str(out), "made": True, "seconds": 0.0, "photos": photos, "drawings": drawings, **what}
+    out = Path(os.path.realpath(out))
     try:
         if _already_there(out, what):
             return {**summary, "made": False}
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(out)
-        part = Path(tempfile.mkdtemp(prefix=f".{out.name}.part-", dir=out.absolute().parent))
+        part = Path(tempfile.mkdtemp(prefix=f".{out.name}.part-", dir=out.parent))
         try:
             _write(part, per_group, size, seed, style, progress, workers)
             _write_text(part / "world.json", json.dumps(what, indent=2) + "\n")
@@ -193,7 +196,7 @@ def _counts(side: str, n: int, imbalance: str | None) -> list[int]:
     if imbalance is None:
         return _balanced(n)
     parts = imbalance.split("/")
-    if len(parts) != len(GROUPS) or not all(p.strip().isdecimal() and int(p) > 0 for p in parts):
+    if len(parts) != len(GROUPS) or not all(p.strip().isdecimal() and len(p) < 10 and int(p) for p in parts):
         raise Problem(
             f"imbalance {imbalance!r}: give {len(GROUPS)} positive whole numbers as in 1050/249/49/38"
         )
@@ -248,8 +251,11 @@ def _already_there(out: Path, what: dict[str, Any]) -> bool:
 
 def _remove_abandoned(out: Path) -> None:
     """Remove what a killed build of `out` left behind: unfinished folders untouched for ten minutes."""
-    for part in out.absolute().parent.glob(f".{out.name}.part-*"):
-        latest = max(path.lstat().st_mtime for path in [part, *part.rglob("*")])
+    for part in out.parent.glob(f".{glob.escape(out.name)}.part-*"):
+        try:
+            latest = max(path.lstat().st_mtime for path in [part, *part.rglob("*")])
+        except OSError:
+            continue  # it changes as we look: somebody is at work there
         if time.time() - latest > 600:
             shutil.rmtree(part, ignore_errors=True)
 
@@ -301,7 +307,9 @@ def _map(chunks: list[tuple], workers: int | None, effort: int) -> Iterator[list
     done = 0
     if workers > 1 and len(chunks) > 1:
         # "spawn" works on every system, and beside the threads of torch.
-        pool = ProcessPoolExecutor(min(workers, len(chunks)), mp_context=multiprocessing.get_context("spawn"))
+        pool = ProcessPoolExecutor(
+            min(workers, len(chunks)), multiprocessing.get_context("spawn"), initializer=_begin_worker
+        )
         try:
             for written in pool.map(_draw_chunk, chunks):
                 yield written
@@ -312,6 +320,19 @@ def _map(chunks: list[tuple], workers: int | None, effort: int) -> Iterator[list
             pool.shutdown(cancel_futures=True)
     for chunk in chunks[done:]:
         yield _draw_chunk(chunk)
+
+
+def _begin_worker() -> None:
+    """Leave Ctrl-C to the parent, and do not outlive it if it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def leave_with_parent() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=leave_with_parent, daemon=True).start()
 
 
 def _draw_chunk(chunk: tuple[Path, list[tuple[str, int]], int, int, str]) -> list[tuple[str, dict[str, Any]]]:

@@ -1,6 +1,6 @@
 """The artists of the drawn world: `flat` (clean outlines, flat colour) and `ink` (pen, hatching, washes).
 
-Both paint on a sheet four times as large as the picture, which is averaged down at the end.
+Both paint on a sheet a few times as large as the picture, which is averaged down at the end.
 """
 
 from __future__ import annotations
@@ -133,8 +133,9 @@ def _flat(face: Face, size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     cloth = _mix(cloth, (255, 255, 255), 0.18)
     sheet.fill(shapes.ellipse(0, 0.0, 0.44, 0.44), _mix(ground, (255, 255, 255), 0.45))
 
-    if face.hair_length == "long":
-        sheet.outlined(shapes.hair_back(face), hair_shadow, ink, pen)
+    behind = shapes.hair_back(face)
+    if behind is not None:
+        sheet.outlined(behind, hair_shadow, ink, pen)
     sheet.outlined(shapes.neck(face), skin, ink, pen)
     sheet.tint(
         skin_shadow,
@@ -269,7 +270,7 @@ def _spectacles(face: Face) -> tuple[list[Points], list[Points]]:
     """The right and left lens, and bridge and temples as open lines."""
     right = shapes.lens(face)
     inner, outer = float(right[:, 0].min()), float(right[:, 0].max())
-    temple = np.array([(outer, -0.012), (face.width + 0.004, -0.01)])
+    temple = np.array([(outer, -0.012), (face.width - 0.008, -0.01)])
     arch = np.array([(-inner - 0.002, 0.0), (0, -0.014), (inner + 0.002, 0.0)])
     return [right, shapes.mirror(right)], [arch, temple, shapes.mirror(temple)]
 
@@ -329,8 +330,9 @@ def _ink(face: Face, size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     spot = shapes.ellipse(0.06 * face.parting, 0.02, 0.43, 0.4)
     sheet.fill(hand(spot, 0.006), accent)
 
-    front, back = hand(shapes.hair_front(face)), hand(shapes.hair_back(face))
-    if face.hair_length == "long":
+    front, behind = hand(shapes.hair_front(face)), shapes.hair_back(face)
+    if behind is not None:
+        back = hand(behind)
         sheet.outlined(back, _mix(wash, INK, 0.12), INK, pen)
         _strands(sheet, face, sheet.mask(back), gap, strand)
     neck = hand(shapes.neck(face))
@@ -383,7 +385,7 @@ def _ink(face: Face, size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
         lenses, lines = _spectacles(face)
         glass = sheet.mask(*lenses, depth=0.07)
         sheet.tint((255, 255, 255), glass, 0.3)
-        _frames(sheet, [hand(p) for p in lenses], lines, INK, 0.022)
+        _frames(sheet, [hand(p, 0.0007) for p in lenses], lines, INK, 0.022)
         for pane in lenses:
             x, w = float(pane[:, 0].min()), float(np.ptp(pane[:, 0]))
             for k in (0.2, 0.34):

@@ -301,11 +301,14 @@ def hair_front(face: Face) -> Points:
     return np.concatenate([outer, mirror(ends), line, ends[::-1]])
 
 
-def hair_back(face: Face) -> Points:
-    """The hair behind the neck of a person with long hair."""
-    outer = hair_outline(face, 0.48, 0.055)
+def hair_back(face: Face) -> Points | None:
+    """The hair behind the neck, where there is any."""
+    if face.hair_length == "short" and face.gender == "man":
+        return None
+    bottom = 0.48 if face.hair_length == "long" else 0.21
+    outer = hair_outline(face, bottom, 0.055 if face.hair_length == "long" else 0.012)
     xs = np.linspace(outer[-1, 0], outer[0, 0], 24)[1:-1]
-    ends = 0.49 + 0.02 * np.sin(xs * 60) - 0.04 * (xs / 0.3) ** 2
+    ends = bottom + 0.01 + 0.015 * np.sin(xs * 60) - 0.04 * (xs / 0.3) ** 2
     return np.concatenate([outer, np.stack([xs, ends], axis=1)])
 
 

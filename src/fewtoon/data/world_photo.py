@@ -92,7 +92,7 @@ def photo(face: Face, size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     warm = rng.normal(0, 0.045)
     cast = np.array([1 + warm, 1.0, 1 - warm], np.float32)
     ambient, key = rng.uniform(0.44, 0.56), rng.uniform(0.58, 0.72)
-    exposure, gain = rng.uniform(0.94, 1.06), rng.uniform(0.006, 0.02)
+    exposure, gain = rng.uniform(0.94, 1.06), rng.uniform(0.004, 0.015)
     focus = rng.uniform(0.0015, 0.0045)
     gaze = np.clip(rng.normal(0, 0.004, 2), -0.008, 0.008)
     strands = rng.standard_normal(1024).astype(np.float32)
@@ -108,8 +108,9 @@ def photo(face: Face, size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     hair_plane, loose = _hair_colours(face, hair, x, y, light, ambient, key, strands)
     head_shape = canvas.mask(place(shapes.head(face)), soft=0.004)
 
-    if face.hair_length == "long":
-        back = _frayed(canvas.mask(place(shapes.hair_back(face)), soft=0.012), loose)
+    behind = shapes.hair_back(face)
+    if behind is not None:
+        back = _frayed(canvas.mask(place(behind), soft=0.012), loose)
         depth = 0.5 + 0.5 * np.clip((abs(x) - 0.12) / (face.width - 0.06), 0, 1)
         canvas.lay(hair_plane * depth[..., None], back)
 
@@ -150,7 +151,7 @@ def photo(face: Face, size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
         speckle = 0.82 + 0.22 * np.clip(grain, -2, 2)
         shaded = (0.45 + 0.55 * lit) * (0.9 + 0.16 * np.clip(grain, -2, 2))
         if face.beard == "full":
-            canvas.lay(whiskers * shaded[..., None] + 0.03, region, 0.95)
+            canvas.lay(_lit(whiskers, shaded) + 0.03, region, 0.95)
         else:
             dark = np.minimum(whiskers, skin * 0.45)
             canvas.lay(np.broadcast_to(dark, flesh.shape), region, 0.42 * speckle)
@@ -166,10 +167,12 @@ def photo(face: Face, size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     if face.glasses:
         _glasses(canvas, face, place, light)
 
-    # Camera: vignette, colour cast, focus, sensor noise.
+    # Camera: vignette, colour cast, soft highlights, focus, sensor noise.
     radius = ((np.arange(n) + 0.5) / n - 0.5) ** 2
     vignette = 1 - 0.35 * (radius[:, None] + radius[None, :])
     developed = canvas.colour * (vignette[..., None] * exposure * cast).astype(np.float32)
+    glare = np.maximum(developed - 0.7, 0)
+    developed += glare * (0.3 / (0.3 + glare) - 1)  # highlights roll off instead of burning out
     image = Image.fromarray(np.rint(np.clip(developed, 0, 1) * 255).astype(np.uint8))
     image = image.filter(ImageFilter.GaussianBlur(focus * n))
     if n != size:
@@ -372,7 +375,7 @@ def _glasses(canvas: Canvas, face: Face, place: Placement, light: NDArray) -> No
     arch = shapes.smooth([(-inner - 0.004, 0.0), (0, -0.014), (inner + 0.004, 0.0)], closed=False)
     bridge = shapes.stroke(arch, 0.013)
     temple = np.array(
-        [(outer - 0.004, -0.022), (face.width + 0.012, -0.016), (face.width + 0.012, 0.0), (outer, 0.0)]
+        [(outer - 0.004, -0.022), (face.width - 0.01, -0.016), (face.width - 0.01, 0.0), (outer, 0.0)]
     )
 
     def put(points: Points, shift: float = 0.0) -> Points:

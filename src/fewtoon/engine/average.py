@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from fewtoon.methods.base import Method
 
@@ -31,7 +32,8 @@ class Average:
         """Move towards the trained weights; `step` counts from 0. Buffers are copied."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for averaged, network in self._pairs:
-            own, other = list(averaged.parameters()), list(network.parameters())
+            own: list[Tensor] = list(averaged.parameters())
+            other: list[Tensor] = list(network.parameters())
             if own:
                 torch._foreach_lerp_(own, other, 1 - decay)
             for mine, theirs in zip(averaged.buffers(), network.buffers()):

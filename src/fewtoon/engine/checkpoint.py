@@ -35,19 +35,20 @@ class States:
         return sorted(self.folder.glob("step-*.safetensors"), reverse=True)
 
     def save(self, step: int, tensors: Mapping[str, Tensor], facts: dict[str, Any], keep: int) -> Path:
-        """Write the state of a step and forget all but the newest `keep`.
+        """Write the state of a step; forget the torn ones beyond it and all but the newest `keep`.
 
         Raises Problem when it cannot be written; the earlier states stay.
         """
         text = json.dumps(facts, sort_keys=True)
         path = self.folder / f"step-{step:08d}.safetensors"
-        checksum = _checksum(tensors, text)
-        weights.write(path, tensors, {"format": FORMAT, "facts": text, "sha256": checksum})
+        header = json.dumps({"format": FORMAT, "facts": text, "sha256": _checksum(tensors, text)})
+        # One key: the order of several in the file would be another one each time.
+        weights.write(path, tensors, {"fewtoon": header})
         _sync_folder(self.folder)
-        for old in self.files()[keep:]:
-            old.unlink(missing_ok=True)
-        for left_over in self.folder.glob(".step-*.tmp"):  # of a process that was killed while saving
-            left_over.unlink(missing_ok=True)
+        files = self.files()
+        newer = files.index(path)  # of an abandoned future: a whole one would have been continued from
+        for other in [*files[:newer], *files[newer + keep :]]:
+            other.unlink(missing_ok=True)
         return path
 
     def newest(self, say: Callable[[str], None]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -64,7 +65,7 @@ class States:
                 say(f"{problem}; {rest}")
         if files:
             raise Problem(
-                f"no state in {str(self.folder)!r} is whole ({len(files)} torn); delete the folder to start anew"
+                f"no state in {str(self.folder)!r} is whole ({len(files)} torn); delete it to start anew"
             )
         return None
 
@@ -73,13 +74,12 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors (on the CPU) and facts of a state. Raises Problem when it is torn or altered."""
     try:
         with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
+            header = json.loads((file.metadata() or {})["fewtoon"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        text = metadata["facts"]
-        if metadata.get("format") != FORMAT or _checksum(tensors, text) != metadata["sha256"]:
+        if header["format"] != FORMAT or _checksum(tensors, header["facts"]) != header["sha256"]:
             raise ValueError("its checksum does not match")
-        return tensors, json.loads(text)
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        return tensors, json.loads(header["facts"])
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise Problem(f"state {path.name} is torn or altered ({error})") from None
 
 
@@ -131,7 +131,7 @@ def fill_optimizer(name: str, optimizer: torch.optim.Optimizer, tensors: Mapping
         parameter = everything[int(index)]
         if value.dtype == torch.float64 and value.ndim == 0:
             optimizer.state[parameter][key] = value.item()
-        elif value.shape == parameter.shape and value.ndim > 0:
+        elif key != "step" and value.shape == parameter.shape:
             optimizer.state[parameter][key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         else:  # a step count: lives on the CPU unless the optimiser is fused or capturable on a GPU
             group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))

@@ -1,7 +1,7 @@
 """The feed: batches without worker processes.
 
-A pack is decoded already. The training pictures lie on the device as uint8 where they fit (otherwise they stay
-memory-mapped and each batch is copied), and what is left to do, a look-up and one warp, is done on the device.
+A pack is decoded already. The training pictures lie on the device as uint8 where they fit (otherwise they
+stay memory-mapped and each batch is copied), and what is left to do, a look-up and one warp, is done there.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Side:
             self.resident = torch.from_numpy(np.array(pack.images[rows])).to(device)
 
     def entries(self, first: int, last: int, run_seed: int) -> Tensor:
-        """(last - first,) positions among the training pictures: entries [first, last) of the endless order."""
+        """(last - first,) positions among the training pictures: entries [first, last) of all epochs."""
         found = []
         for entry in range(first, last):
             epoch, place = divmod(entry, len(self._rows))
@@ -121,7 +121,9 @@ def training_rows(pack: Pack, chosen: list[str] | None) -> np.ndarray:
     rows = rows_of(pack, "train", chosen)
     if not len(rows):
         told = f" in groups {', '.join(chosen)}" if chosen else ""
-        raise Problem(f"the pack of {pack.side} has no training pictures{told}; prepare more, or choose other groups")
+        raise Problem(
+            f"the pack of {pack.side} has no training pictures{told}; prepare more, or choose other groups"
+        )
     return rows
 
 

@@ -21,7 +21,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Becomes true at the first Ctrl-C or SIGTERM: the step is finished and saved. The second quits at once."""
+    """Becomes true at the first Ctrl-C or SIGTERM: the step is finished and saved. The second quits now."""
 
     def __init__(self) -> None:
         self.name = ""
@@ -32,6 +32,8 @@ class StopRequest:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.name:
             os.write(2, b"stopped at once; the last saved state is intact\n")
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self.name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name

@@ -208,6 +208,8 @@ def _reshaped(name: str, tensor: Tensor, state: Mapping[str, Tensor], key: str) 
     last = name.rsplit(".", 1)[-1]
     if last in ("rho", "gamma", "beta", "w_gamma", "w_beta"):
         return tensor.flatten()  # theirs: (1, C, 1, 1) or (1, C)
+    if name.endswith("mix.weight"):
+        return tensor.flatten(1)  # theirs: a 1x1 convolution
     if last == "v":  # theirs runs over (input, row, column), ours over (row, column, input)
         weight = state.get(re.sub(r"weight_v$", "weight_orig", re.sub(r"0\._v$", "original", key)))
         if weight is not None and weight.ndim == 4:

@@ -124,7 +124,7 @@ def _decode(file: IO[bytes], name: str, draft: int | None) -> np.ndarray:
             if draft is not None and image.format in ("JPEG", "MPO"):
                 image.draft(None, (draft, draft))
             image.load()
-            return np.asarray(_upright(to_rgb(image), _orientation(image)))
+            return np.array(_upright(to_rgb(image), _orientation(image)))  # np.asarray would be read-only
     except BadPicture as bad:
         raise BadPicture(name, bad.reason) from None
     except Image.UnidentifiedImageError:
@@ -194,14 +194,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
     profile = image.info.get("icc_profile")
     if image.mode in ("F", "I") or image.mode.startswith("I;16"):
         image = Image.fromarray(_eight_bits(image))
-    elif image.mode == "LAB":
-        image = _lab_to_srgb().apply(image)
     elif image.mode == "CMYK":
         transform = _to_srgb(profile, "CMYK")
         image = transform.apply(image) if transform else image.convert("RGB")
         profile = None
     elif image.has_transparency_data:
-        colour = image.convert("RGBA")
+        colour = image.convert("LA" if image.mode == "La" else image.mode).convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour)
     image = image if image.mode == "RGB" else image.convert("RGB")
     transform = _to_srgb(profile, "RGB")
@@ -246,13 +244,6 @@ def _to_srgb(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform | N
         return None
 
 
-@functools.lru_cache(maxsize=1)
-def _lab_to_srgb() -> ImageCms.ImageCmsTransform:
-    return ImageCms.buildTransform(
-        ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB"
-    )
-
-
 # ---------------------------------------------------------------------------------------------------------
 # Size
 
@@ -263,12 +254,13 @@ def resize_square(image: np.ndarray, size: int) -> np.ndarray:
     height, width = image.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
+    # Cropped first: given a box, Pillow's filters would still look across its edges.
+    square = image[top : top + side, left : left + side]
     if side == size:
-        return np.ascontiguousarray(image[top : top + side, left : left + side])
-    box = (left, top, left + side, top + side)
+        return square.copy()
     # reducing_gap: a box filter first takes whole factors off very large pictures, bicubic does the rest.
-    square = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
-    return np.asarray(square)
+    resized = Image.fromarray(square).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    return np.array(resized)
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """How good is a style? Distances to the artist's drawings on held-out pictures, over all and per group,
-and the protocol
-that gives each number its meaning."""
+and the protocol that gives each number its meaning."""
 
 from __future__ import annotations
 
@@ -67,11 +66,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """Translate the photos of `split`, and compare them with the drawings of `split`.
 
-    features: one or more of `fewtoon.metrics.features.load`; the first gives the headline numbers, the
-    others
-        stand under "other_features". A MobileFaceNet among them also measures identity.
+    features: one or more specs of `fewtoon.metrics.features.load`; the first gives the headline numbers,
+        the others stand under "other_features". A MobileFaceNet among them also measures identity.
     out: a folder for report.json, report.html (self-contained) and sheet.png.
-    split: "held_out"; "train" or "all" only to look at overfitting, and every number then says so.
+    split: "held_out"; "train" or "all" only to look at overfitting, and the result then says so.
 
     Returns {"style", "protocol", "metrics": {"all": {...}, GROUP: {...}}, "untranslated", "memorisation",
     "other_features", "summary", "warnings"}; numbers that cannot be given are None with a note. KID is
@@ -80,9 +78,7 @@ def evaluate(
     if split not in SPLITS:
         raise Problem(f"unknown split {split!r}: {nearest(split, SPLITS)}")
     if (photos.side, drawings.side) != ("photos", "drawings"):
-        raise Problem(
-            f"evaluate compares photos with drawings, the packs hold {photos.side} and {drawings.side}"
-        )
+        raise Problem(f"the packs hold {photos.side} and {drawings.side}: give photos, then drawings")
     chosen = None if split == "all" else split
     photo_rows, drawing_rows = photos.where(chosen), drawings.where(chosen)
     for pack, rows in ((photos, photo_rows), (drawings, drawing_rows)):
@@ -91,7 +87,9 @@ def evaluate(
                 f"{len(rows)} {pack.side} in the split {split!r}, at least 2 are needed: prepare the pack again "
                 "with more held-out pictures, or name another split, which says little about new photos"
             )
-    nets = [networks.load(spec) for spec in ([features] if isinstance(features, str) else features)]
+    device = str(getattr(style, "device", "cpu"))
+    specs = [features] if isinstance(features, str) else features
+    nets = [networks.load(spec, device) for spec in specs]
     if not nets:
         raise Problem("no feature network given: name at least one, 'tiny' for instance")
     folder = _folder(out) if out is not None else None

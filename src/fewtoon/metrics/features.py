@@ -99,9 +99,7 @@ def _cached_inception() -> Path:
 
 def _inception(path: Path, device: str) -> Features:
     """2048-d pool3 features of the FID Inception; resizing to 299 px happens inside, as TensorFlow did it."""
-    weights.read_torch(
-        path
-    )  # torch-fidelity would unpickle the file freely: only a file of tensors reaches it
+    weights.read_torch(path)  # refuses all but tensors, because torch-fidelity would unpickle anything
     _declare_torchvision_operators()
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -185,9 +183,8 @@ class TinyNetwork(nn.Module):
         # Luminance, red against green, yellow against blue, from RGB in 0..1; each row of unit gain.
         opponent = [[0.299, 0.587, 0.114], [0.5, -0.5, 0.0], [0.25, 0.25, -0.5]]
         self.opponent = _constant(np.asarray(opponent)[:, :, None, None])  # (3, 3, 1, 1)
-        self.edges = _constant(
-            _quadrature_pairs(ORIENTATIONS, side=7, wavelength=4.0, sigma=1.7)
-        )  # (16, 1, 7, 7)
+        pairs = _quadrature_pairs(ORIENTATIONS, side=7, wavelength=4.0, sigma=1.7)
+        self.edges = _constant(pairs)  # (16, 1, 7, 7)
         seen = ORIENTATIONS + 3
         mix = [_orthogonal_rows(random, RANDOM_FILTERS, seen * 9) for _ in LEVELS]
         self.mix = _constant(np.stack(mix).reshape(len(LEVELS), RANDOM_FILTERS, seen, 3, 3))
@@ -207,7 +204,7 @@ class TinyNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         # Bounded, or a few extreme pictures would rule the cubic kernel of KID.
-        return torch.tanh(0.5 * (self._measure(images) - self.centre) / self.scale)
+        return torch.tanh(0.25 * (self._measure(images) - self.centre) / self.scale)
 
     def _measure(self, images: Tensor) -> Tensor:
         picture = images.float() / 255.0
@@ -231,9 +228,7 @@ class TinyNetwork(nn.Module):
                 flat = maps.flatten(2)
                 found += [flat.mean(2), flat.std(2)]
             if side == 32:
-                crossing = energy.unflatten(1, (ORIENTATIONS // 2, 2)).mean(
-                    2
-                )  # four directions place well enough
+                crossing = energy.unflatten(1, (ORIENTATIONS // 2, 2)).mean(2)  # four directions will do
                 found.append(F.avg_pool2d(crossing, side // GRID).flatten(1))
             if side == 16:
                 found.append(F.avg_pool2d(colour, side // GRID).flatten(1))

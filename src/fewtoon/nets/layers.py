@@ -176,9 +176,26 @@ def norm_act(
     return _NormAct.apply(x, gamma, beta, rho, residual, relu, pad, 0 if gamma is None else 1)
 
 
+class _Inside(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, padded, pad):
+        ctx.pad = pad
+        return padded[:, :, pad:-pad, pad:-pad]
+
+    @staticmethod
+    def backward(ctx, grad):
+        return F.pad(grad, [ctx.pad] * 4), None  # one pass; two slices would take two
+
+
 def inside(padded: Tensor, pad: int = 1) -> Tensor:
     """The unpadded part of what `norm_act` returned."""
-    return padded[:, :, pad:-pad, pad:-pad]
+    return _Inside.apply(padded, pad)
+
+
+def cast(x: Tensor) -> Tensor:
+    """x in the dtype of the surrounding autocast, if there is one."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 class Norm(nn.Module):
@@ -285,17 +302,90 @@ def conv_to_rgb(x: Tensor, weight: Tensor) -> Tensor:
     return y.permute(0, 3, 1, 2)
 
 
-def conv_as_matrix(x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """A convolution as one matrix product: fastest where the kernel is far larger than the map.
+def conv_to_one(x: Tensor, weight: Tensor) -> Tensor:
+    """A stride-1 convolution to one channel: a product per pixel with all taps, then a sum of shifted maps.
 
-    x: (B, I, H, W) already padded, weight: (O, I, K, K) -> (B, O, h, w).
+    x: (B, I, H, W) already padded; weight: (1, I, K, K) -> (B, 1, H - K + 1, W - K + 1).
     """
-    o, i, k, _ = weight.shape
-    windows = x.unfold(2, k, stride).unfold(3, k, stride)  # (B, I, h, w, K, K)
-    b, _, h, w = windows.shape[:4]
-    rows = windows.permute(0, 2, 3, 4, 5, 1).reshape(b * h * w, k * k * i)
-    out = F.linear(rows, weight.permute(0, 2, 3, 1).reshape(o, k * k * i))
-    return out.view(b, h, w, o).permute(0, 3, 1, 2)
+    k, (height, width) = weight.shape[2], x.shape[2:]
+    h, w = height - k + 1, width - k + 1
+    taps = F.linear(x.permute(0, 2, 3, 1), weight[0].permute(1, 2, 0).flatten(0, 1).to(x.dtype))  # (B, H, W, K K)
+    shifted = [taps[:, a : a + h, b : b + w, a * k + b] for a in range(k) for b in range(k)]
+    return torch.stack(shifted, 1).sum(1, dtype=torch.float32)[:, None]
+
+
+def _as_matrix(x: Tensor, weight: Tensor) -> bool:
+    """Whether a convolution is fastest as one matrix product: its kernel is far larger than its map."""
+    return x.device.type == "cpu" and weight.shape[1] >= 256 and x.shape[0] * x.shape[2] * x.shape[3] <= 256
+
+
+def _windows(x: Tensor, kernel: int, stride: int) -> Tensor:
+    """(B, I, H, W) -> (B, h, w, K, K, I), a copy with every window's pixels in a row."""
+    return x.unfold(2, kernel, stride).unfold(3, kernel, stride).permute(0, 2, 3, 4, 5, 1).contiguous()
+
+
+def _rows(weight: Tensor) -> Tensor:
+    """A convolution's (O, I, K, K) or a linear layer's (O, I) weight as a matrix; a view, if channels last."""
+    return (weight.permute(0, 2, 3, 1) if weight.ndim == 4 else weight).flatten(1)
+
+
+class _SpectralConv(torch.autograd.Function):
+    """conv(x, weight) / sigma + bias, with sigma = u^T W v differentiated through W.
+
+    By hand so that the gradient through sigma, the outer product u v^T of the size of the weight, is added in
+    place (or as one more row of the matrix product) instead of being built and summed.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, sigma, u, v, stride):
+        ctx.matrix = _as_matrix(x, weight)
+        if ctx.matrix:  # in float32: reading the weight is the cost, and casting it would read it twice
+            windows = _windows(x, weight.shape[2], stride)
+            rows = windows.flatten(3).flatten(0, 2).float()
+            y = (rows @ _rows(weight).T).view(*windows.shape[:3], -1).permute(0, 3, 1, 2).to(x.dtype)
+        else:
+            y = F.conv2d(x, weight.to(x.dtype), stride=stride)
+        y = y.div_(sigma.to(y.dtype))
+        ctx.stride, ctx.biased = stride, bias is not None
+        ctx.save_for_backward(x, weight, sigma, u, v, y)
+        return y if bias is None else y + bias.to(y.dtype)[:, None, None]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, weight, sigma, u, v, y = ctx.saved_tensors
+        need_x, need_weight = ctx.needs_input_grad[:2]
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        d_bias = grad.sum((0, 2, 3), dtype=torch.float32) if ctx.biased and ctx.needs_input_grad[2] else None
+        d_sigma = -(grad * y).sum(dtype=torch.float32) / sigma if need_weight else None
+        grad = grad.to(x.dtype) / sigma.to(x.dtype)
+        d_x = d_weight = None
+        if ctx.matrix:
+            o, i, k, _ = weight.shape
+            rows_grad = grad.permute(0, 2, 3, 1).flatten(0, 2).float()  # (B h w, O)
+            if need_x:
+                d_windows = (rows_grad @ _rows(weight)).to(x.dtype)
+                d_windows = d_windows.view(*(grad.shape[j] for j in (0, 2, 3)), k, k, i)
+                d_x = torch.zeros_like(x)
+                h, w = grad.shape[2:]
+                for row in range(k):
+                    for column in range(k):
+                        part = d_x[:, :, row : row + h * ctx.stride : ctx.stride, column : column + w * ctx.stride : ctx.stride]
+                        part += d_windows[:, :, :, row, column].permute(0, 3, 1, 2)
+            if need_weight:
+                rows = _windows(x, k, ctx.stride).flatten(3).flatten(0, 2).float()
+                rows_grad = torch.cat([rows_grad, (u * d_sigma)[None]])
+                d_weight = rows_grad.T @ torch.cat([rows, v[None]])
+                d_weight = d_weight.view(o, k, k, i).permute(0, 3, 1, 2)
+        else:
+            stride, zero, one = [ctx.stride] * 2, [0, 0], [1, 1]
+            d_x, d_weight, _ = torch.ops.aten.convolution_backward(
+                grad, x, weight.to(x.dtype), None, stride, zero, one, False, zero, 1, [need_x, need_weight, False]
+            )
+            if need_weight:
+                d_weight = d_weight.float().contiguous(memory_format=torch.channels_last)
+                _rows(d_weight).addr_(u, v, alpha=d_sigma.item())
+        return d_x, d_weight, d_bias, None, None, None, None
 
 
 class SpectralNorm(nn.Module):
@@ -310,43 +400,35 @@ class SpectralNorm(nn.Module):
         super().__init__()
         self.weight, self.bias = layer.weight, layer.bias
         self.stride = layer.stride[0] if isinstance(layer, nn.Conv2d) else 1
-        rows = self.weight.shape[0]
-        self.register_buffer("u", F.normalize(torch.randn(rows), dim=0))
+        self.register_buffer("u", F.normalize(torch.randn(self.weight.shape[0]), dim=0))
         self.register_buffer("v", F.normalize(torch.randn(self.weight[0].numel()), dim=0))
-        with torch.no_grad():
-            for _ in range(15):
-                self._iterate()
+        for _ in range(15):
+            self.sigma(update=True)
 
-    def _matrix(self) -> Tensor:
-        return self.weight.flatten(1) if self.weight.ndim == 2 else self.weight.permute(0, 2, 3, 1).flatten(1)
-
-    def _iterate(self) -> None:
-        matrix = self._matrix()
-        self.v.copy_(F.normalize(self.u @ matrix, dim=0))
-        self.u.copy_(F.normalize(matrix @ self.v, dim=0))
-
+    @torch.no_grad()
     def sigma(self, update: bool) -> Tensor:
-        """The largest singular value, float32 scalar; `update`: after one power iteration."""
-        with torch.autocast(self.weight.device.type, enabled=False):
-            if update:
-                with torch.no_grad():
-                    self._iterate()
-            # Copies, so that a later update cannot disturb this graph.
-            return self.u.clone() @ (self._matrix() @ self.v.clone())
+        """The largest singular value as estimated by u and v, a float32 scalar; `update`: improve them first."""
+        matrix = _rows(self.weight)
+        with torch.autocast(matrix.device.type, enabled=False):
+            if not update:
+                return self.u @ (matrix @ self.v)
+            # New tensors, so that the graph of an earlier forward keeps its own.
+            self.v = F.normalize(self.u @ matrix, dim=0)
+            left = matrix @ self.v
+            length = left.norm().clamp_min(1e-12)
+            self.u = left / length
+            return length
 
     def forward(self, x: Tensor, update: bool = False) -> tuple[Tensor, Tensor]:
-        """Returns the normalised output and sigma."""
+        """(B, I, H, W), already padded, or (B, I): the normalised output, and sigma."""
         sigma = self.sigma(update)
-        if self.weight.ndim == 2:
-            y = F.linear(x, self.weight)
-        elif x.shape[0] * x.shape[2] * x.shape[3] <= 256 and self.weight.shape[1] >= 256:
-            y = conv_as_matrix(x, self.weight, self.stride)
-        else:
-            y = F.conv2d(x, self.weight, stride=self.stride)
-        y = y * (1 / sigma).to(y.dtype)
-        if self.bias is not None:
-            y = y + self.bias.to(y.dtype).view(-1, *[1] * (y.ndim - 2))
-        return y, sigma
+        if self.weight.shape[0] > 1 and self.weight.ndim == 4:
+            return _SpectralConv.apply(x, self.weight, self.bias, sigma, self.u, self.v, self.stride), sigma
+        if torch.is_grad_enabled() and self.weight.requires_grad:
+            sigma = self.u @ (_rows(self.weight) @ self.v)  # small: autograd differentiates it
+        if self.weight.ndim == 4:
+            return conv_to_one(x, self.weight / sigma), sigma
+        return F.linear(x, self.weight / sigma, self.bias), sigma
 
 
 # --- class activation mapping ----------------------------------------------------------------------------
@@ -355,12 +437,12 @@ class SpectralNorm(nn.Module):
 def attend(x: Tensor, average: Tensor, maximum: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """CAM attention followed by its 1x1 convolution: conv(cat(x * average, x * maximum)), as one C x C product.
 
-    x: (B, C, H, W); average, maximum: (C,) attention weights; weight: (C, 2C, 1, 1); bias: (C,).
+    x: (B, C, H, W); average, maximum: (C,) attention weights; weight: (C, 2C); bias: (C,).
     Zhou et al., arXiv:1512.04150; Kim et al., arXiv:1907.10830, section 2.1.1.
     """
     c = x.shape[1]
-    mixed = weight[:, :c, 0, 0] * average + weight[:, c:, 0, 0] * maximum  # (C, C)
-    return F.conv2d(x, mixed[:, :, None, None], bias)
+    mixed = weight[:, :c] * average + weight[:, c:] * maximum  # (C, C)
+    return F.linear(x.permute(0, 2, 3, 1), mixed, bias).permute(0, 3, 1, 2)
 
 
 def pools(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from fewtoon.nets.layers import (
     Norm,
     SpectralNorm,
     attend,
+    cast,
     conv_to_rgb,
     conv_upsampled,
     inside,
@@ -56,7 +57,7 @@ class Cam(nn.Module):
         super().__init__()
         self.average = nn.Linear(channels, 1, bias=bias)
         self.maximum = nn.Linear(channels, 1, bias=bias)
-        self.mix = nn.Conv2d(2 * channels, channels, 1)
+        self.mix = nn.Linear(2 * channels, channels)  # the 1x1 convolution
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, h, w) -> attended features before the activation, same shape, and logits (B, 2)."""
@@ -192,13 +193,14 @@ class Discriminator(nn.Module):
         top = widths[-1]
         self.cam_average = SpectralNorm(nn.Linear(top, 1, bias=False)) if cam else None
         self.cam_maximum = SpectralNorm(nn.Linear(top, 1, bias=False)) if cam else None
-        self.mix = nn.Conv2d(2 * top, top, 1) if cam else None
+        self.mix = nn.Linear(2 * top, top) if cam else None  # the 1x1 convolution
         self.raw_attention = raw_attention
         self.group = SpectralNorm(nn.Linear(top, groups)) if groups else None
         self.last = SpectralNorm(nn.Conv2d(top, 1, 4, bias=False))
 
     def forward(self, x: Tensor, update: bool = False) -> Judged:
         """x: (B, 3, S, S) in [-1, 1]. update: run the power iteration of spectral normalisation."""
+        x = cast(x)
         for conv in self.convs:
             x = F.leaky_relu(conv(pad_reflect(x, 1), update)[0], 0.2)
         cam_logit = None

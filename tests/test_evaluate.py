@@ -1,0 +1,224 @@
+"""evaluate: figures, groups, protocol, memorisation, and a report that stands alone."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fewtoon.data import world
+from fewtoon.data.pack import Pack
+from fewtoon.errors import Problem
+from fewtoon.metrics.evaluate import evaluate
+from fewtoon.metrics.memory import memorisation, nearest_neighbours
+from fewtoon.nets.mobilefacenet import FoamliuLayout
+from fewtoon.style import to_tensor
+
+SIZE = 32
+
+
+def pack_of(side, per_group, seed=0, grouped=True):
+    images, _, groups = world.sample(side, sum(per_group), SIZE, seed=seed, counts=per_group)
+    splits = ["held_out" if (i // 4) % 2 else "train" for i in range(len(images))]
+    names = [f"{side}_{i}.png" for i in range(len(images))]
+    return Pack.from_arrays(images, side, groups if grouped else None, splits, names)
+
+
+class Lookup:
+    """A style that answers a photo with the drawing of the same place in a list."""
+
+    def __init__(self, photos, answers):
+        self.size, self.groups = SIZE, list(world.GROUPS)
+        self.answers = {image.tobytes(): answer for image, answer in zip(photos.images, answers)}
+        self.header = {"method": "lookup", "step": 7}
+        self.asked = []
+
+    def translate(self, photos, group=None):
+        self.asked.append((group, len(photos)))
+        pixels = ((photos + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        return to_tensor(np.stack([self.answers[p.tobytes()] for p in pixels]))
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return pack_of("photos", [24, 24, 24, 24])
+
+
+@pytest.fixture(scope="module")
+def drawings():
+    return pack_of("drawings", [24, 24, 24, 24])
+
+
+@pytest.fixture(scope="module")
+def good(photos):
+    """Other drawings by the same artist, of the same group as the photo."""
+    return Lookup(photos, world.sample("drawings", 96, SIZE, seed=9)[0])
+
+
+@pytest.fixture(scope="module")
+def result(good, photos, drawings, tmp_path_factory):
+    out = tmp_path_factory.mktemp("evaluate") / "deep" / "report"
+    return evaluate(good, photos, drawings, out=out), out
+
+
+def test_every_figure_is_there(result):
+    found, _ = result
+    assert set(found["metrics"]) == {"all", *world.GROUPS} == set(found["untranslated"])
+    for name, entry in found["metrics"].items():
+        low, high = entry["kid_interval"]
+        assert low < entry["kid"] < high
+        assert entry["fid"] > 0
+        assert entry["n_real"] == entry["n_fake"] == (48 if name == "all" else 12)
+    protocol = found["protocol"]
+    assert protocol["split"] == "held_out"
+    assert protocol["features"]["name"] == "tiny"
+    assert len(protocol["features"]["hash"]) == 12
+    assert (protocol["n_photos"], protocol["n_drawings"], protocol["n_train_drawings"]) == (48, 48, 48)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_a_good_style_beats_no_translation(result):
+    found, _ = result
+    assert found["metrics"]["all"]["kid"] < 0.1 * found["untranslated"]["all"]["kid"]
+    assert found["summary"]["below_untranslated"] > 0.9
+    assert 0.7 < found["memorisation"]["ratio"] < 1.5
+
+
+def test_a_style_that_does_nothing_gains_nothing(photos, drawings):
+    found = evaluate(Lookup(photos, photos.images), photos, drawings)
+    assert found["metrics"]["all"]["kid"] == found["untranslated"]["all"]["kid"]
+    assert found["summary"]["below_untranslated"] == 0
+
+
+def test_photos_are_translated_with_their_group_and_only_those_of_the_split(good, photos, drawings):
+    good.asked.clear()
+    evaluate(good, photos, drawings)
+    counted = {group: sum(n for g, n in good.asked if g == group) for group in world.GROUPS}
+    assert counted == dict.fromkeys(world.GROUPS, 12)
+
+
+def test_the_same_call_gives_the_same_figures(good, photos, drawings, result):
+    assert evaluate(good, photos, drawings) == result[0]
+
+
+def test_a_style_that_copies_is_caught(photos, drawings):
+    train = drawings.images[drawings.where("train")]
+    copies = [train[i % len(train)] for i in range(len(photos))]
+    found = evaluate(Lookup(photos, copies), photos, drawings)
+    assert found["memorisation"]["ratio"] < 0.05
+    assert found["memorisation"]["close"] == 1.0
+    assert found["memorisation"]["suspects"][0]["distance"] == pytest.approx(0, abs=1e-4)
+    assert found["memorisation"]["suspects"][0]["training_drawing"].startswith("drawings_")
+
+
+def test_the_report_stands_alone(result):
+    found, out = result
+    assert sorted(path.name for path in out.iterdir()) == ["report.html", "report.json", "sheet.png"]
+    assert json.loads((out / "report.json").read_text()) == found
+    page = (out / "report.html").read_text()
+    assert not re.findall(r"""(?:src|href)=["'](?!data:)""", page)
+    assert "url(" not in page
+    assert "<script" not in page
+    assert page.count("data:image/webp") >= 4 * 8 * 2
+    for text in ("not comparable with the literature", *world.GROUPS, found["protocol"]["features"]["hash"]):
+        assert text in page
+    with Image.open(out / "sheet.png") as sheet:
+        assert sheet.width > 8 * SIZE
+
+
+def test_names_cannot_inject_html(good, photos, drawings, tmp_path):
+    rows = [row.model_copy(update={"file": "<script>alert(1)</script>.png"}) for row in photos.rows]
+    hostile = Pack(photos.images, rows, "photos")
+    evaluate(good, hostile, drawings, out=tmp_path)
+    assert "<script" not in (tmp_path / "report.html").read_text()
+
+
+def test_small_groups_are_named(good, photos):
+    few = pack_of("drawings", [24, 24, 24, 2])
+    found = evaluate(good, photos, few)
+    group = world.GROUPS[3]
+    entry = found["metrics"][group]
+    assert entry["n_real"] < 10
+    assert entry["note"].startswith("too few to say")
+    assert any(text.startswith(group) for text in found["warnings"])
+
+
+def test_without_groups(photos):
+    plain_photos, plain_drawings = (
+        pack_of("photos", [8] * 4, 0, False),
+        pack_of("drawings", [8] * 4, 0, False),
+    )
+    style = Lookup(plain_photos, world.sample("drawings", 32, SIZE, seed=9)[0])
+    assert set(evaluate(style, plain_photos, plain_drawings)["metrics"]) == {"all"}
+    assert {group for group, _ in style.asked} == {None}
+
+
+def test_another_split_only_when_asked_and_said_so(good, photos, drawings):
+    found = evaluate(good, photos, drawings, split="train")
+    assert found["protocol"]["split"] == "train"
+    assert "training pictures" in found["warnings"][0]
+    assert evaluate(good, photos, drawings, split="all")["protocol"]["n_photos"] == 96
+
+
+def test_foreign_training_pack_is_noticed(photos, drawings, good):
+    style = Lookup(photos, world.sample("drawings", 96, SIZE, seed=9)[0])
+    style.header["packs"] = {"drawings": drawings.hash}
+    assert not any("another pack" in text for text in evaluate(style, photos, drawings)["warnings"])
+    style.header["packs"] = {"drawings": "0" * 64}
+    assert any("another pack" in text for text in evaluate(style, photos, drawings)["warnings"])
+
+
+def test_identity_and_other_features(good, photos, drawings, tmp_path):
+    torch.manual_seed(0)
+    file = tmp_path / "face.pt"
+    network = FoamliuLayout()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0  # one look at the photos sets the statistics, so that people differ
+    with torch.no_grad():
+        network.embed(to_tensor(photos.images))
+    torch.save(network.state_dict(), file)
+    same = Lookup(photos, photos.images)
+    found = evaluate(same, photos, drawings, features=["tiny", f"mobilefacenet:{file}"], out=tmp_path / "out")
+    who = found["metrics"]["all"]["identity"]
+    assert who["cosine"] == pytest.approx(1, abs=1e-4)
+    assert who["rank1"] == 1
+    assert who["chance"] == pytest.approx(1 / 48)
+    assert found["metrics"][world.GROUPS[2]]["identity"]["n"] == 12
+    assert [name.split()[0] for name in found["other_features"]] == ["mobilefacenet"]
+    assert "mobilefacenet" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_bad_input(good, photos, drawings, tmp_path):
+    with pytest.raises(Problem, match="held_out"):
+        evaluate(good, photos, drawings, split="test")
+    with pytest.raises(Problem, match="packs hold"):
+        evaluate(good, drawings, photos)
+    all_train = Pack.from_arrays(photos.images, "photos")
+    with pytest.raises(Problem, match="0 photos in the split"):
+        evaluate(good, all_train, drawings)
+    with pytest.raises(Problem, match="feature network"):
+        evaluate(good, photos, drawings, features=[])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Problem, match="folder"):
+        evaluate(good, photos, drawings, out=tmp_path / "file")
+
+
+def test_nearest_neighbours():
+    random = np.random.default_rng(0)
+    queries, points = random.standard_normal((9, 5)), random.standard_normal((20, 5))
+    distance, index = nearest_neighbours(queries, points)
+    full = np.linalg.norm(queries[:, None] - points[None], axis=2)
+    np.testing.assert_allclose(distance, full.min(1))
+    np.testing.assert_array_equal(index, full.argmin(1))
+
+
+def test_memorisation_without_held_out_or_training_drawings():
+    points = np.eye(4)
+    assert memorisation(points, points, points[:0]).ratio is None
+    with pytest.raises(Problem, match="0 training drawings"):
+        memorisation(points, points[:0], points)
