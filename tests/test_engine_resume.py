@@ -77,7 +77,7 @@ def test_killed_anywhere_while_saving(tmp_path: Path, whole: Path) -> None:
 
 
 def test_killed_at_any_time(tmp_path: Path, whole: Path) -> None:
-    ends = drive(tmp_path / "run", [["seconds", 0.1 + 0.13 * n] for n in range(6)])
+    ends = drive(tmp_path / "run", [["seconds", 0.15 + 0.15 * n] for n in range(4)])
     assert ends[-1] == 0
     assert -signal.SIGKILL in ends
     assert_same(tmp_path / "run", whole)
@@ -234,6 +234,15 @@ def test_log_holds_no_times_and_every_loss(whole: Path) -> None:
     assert {key for line in kids for key in line} == {"step", "kid", "kid_low", "kid_high", "best"}
     rates = [line["rate"] for line in lines if "rate" in line]
     assert rates == pytest.approx([1, 1, 1, 1, 10 / 12, 7 / 12, 4 / 12, 1 / 12])
+
+
+def test_log_lines_are_means_since_the_last_line(tmp_path: Path, whole: Path) -> None:
+    train(tmp_path, steps=24, log_every=1)
+    each = {line["step"]: line["G/cycle"] for line in Run(tmp_path).log() if "rate" in line}
+    for line in Run(whole).log():
+        if "rate" in line:
+            mean = sum(each[line["step"] - back] for back in range(3)) / 3
+            assert line["G/cycle"] == pytest.approx(mean)
 
 
 def test_describe(whole: Path, tmp_path: Path) -> None:

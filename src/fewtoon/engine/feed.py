@@ -73,7 +73,7 @@ class Side:
         size = len(rows) * int(np.prod(pack.images.shape[1:]))
         self.resident: Tensor | None = None
         if size <= SHARE_OF_MEMORY * free_memory(device):
-            self.resident = torch.from_numpy(np.array(pack.images[rows])).to(device)
+            self.resident = torch.from_numpy(np.asarray(pack.images[rows])).to(device)
 
     def entries(self, first: int, last: int, run_seed: int) -> Tensor:
         """(last - first,) positions among the training pictures: entries [first, last) of all epochs."""
@@ -89,7 +89,7 @@ class Side:
         """(B, S, S, 3) uint8 on the device."""
         if self.resident is not None:
             return self.resident[picked.to(self.device)]
-        return torch.from_numpy(np.array(self._images[self._rows[picked.numpy()]])).to(self.device)
+        return torch.from_numpy(np.asarray(self._images[self._rows[picked.numpy()]])).to(self.device)
 
 
 def warp(pictures: Tensor, random: torch.Generator, flip: bool, enlarge: float) -> Tensor:

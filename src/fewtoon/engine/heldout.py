@@ -25,7 +25,7 @@ CONSTANT = 0.02  # spread within a drawing, in a range of 2
 class Health(NamedTuple):
     change: float  # mean |drawing - photo|, values in [-1, 1]
     diversity: float  # spread between drawings over spread between photos
-    words: str
+    health: str  # in words
 
 
 class HeldOut:

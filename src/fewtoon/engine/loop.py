@@ -169,10 +169,8 @@ def loop(
             trackers.image(step, "preview", grid)
             drawn = style.to_pixels(trainee.artist.translate(style.to_tensor(held_out.shown)))
             health = heldout.health(step, held_out.shown, drawn)
-            log.write(
-                {"step": step, "change": health.change, "diversity": health.diversity, "health": health.words}
-            )
-            watch.say(f"step {step}: health: {health.words}")
+            log.write({"step": step, **health._asdict()})
+            watch.say(f"step {step}: health: {health.health}")
 
         if step % settings.metric_every == 0 or last:
             seed.everywhere(settings.seed, counters.attempt, step, "metric")

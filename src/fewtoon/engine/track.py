@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -92,6 +94,7 @@ class MLflow:
 
     def __init__(self, folder: Path, name: str, settings: dict[str, Any], step: int) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # its databases need the full package
         self._library = _library("mlflow", "mlflow", "mlflow")
         if "MLFLOW_TRACKING_URI" not in os.environ:
             self._library.set_tracking_uri((folder / "mlflow").resolve().as_uri())
@@ -133,7 +136,8 @@ class Trackers:
         if names:
             folder.mkdir(parents=True, exist_ok=True)
         title = run.resolve().name
-        self._all = [BACKENDS[name](folder, title, settings, step) for name in dict.fromkeys(names)]  # type: ignore[call-arg]
+        with redirect_stdout(sys.stderr):  # stdout is for results
+            self._all = [BACKENDS[name](folder, title, settings, step) for name in dict.fromkeys(names)]  # type: ignore[call-arg]
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         for tracker in self._all:
@@ -144,8 +148,9 @@ class Trackers:
             tracker.image(step, title, picture)
 
     def close(self) -> None:
-        for tracker in self._all:
-            tracker.close()
+        with redirect_stdout(sys.stderr):
+            for tracker in self._all:
+                tracker.close()
 
 
 def _library(module: str, package: str, extra: str) -> Any:

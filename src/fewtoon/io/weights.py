@@ -79,7 +79,7 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
     missing = sorted(expected.keys() - tensors.keys())
     unknown = sorted(tensors.keys() - expected.keys())
     if missing or unknown:
-        told = [f"lacks {missing[0]!r}"] * bool(missing) + [f"has unknown {unknown[0]!r}"] * bool(unknown)
+        told = [f"lacks {key!r}" for key in missing[:1]] + [f"has unknown {key!r}" for key in unknown[:1]]
         raise Problem(f"{what} {' and '.join(told)} ({len(missing)} missing, {len(unknown)} unknown tensors)")
     for key, tensor in tensors.items():
         if tensor.shape != expected[key].shape:

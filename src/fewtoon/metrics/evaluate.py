@@ -84,8 +84,8 @@ def evaluate(
     for pack, rows in ((photos, photo_rows), (drawings, drawing_rows)):
         if len(rows) < 2:
             raise Problem(
-                f"{len(rows)} {pack.side} in the split {split!r}, at least 2 are needed: prepare the pack again "
-                "with more held-out pictures, or name another split, which says little about new photos"
+                f"{len(rows)} {pack.side} in the split {split!r}, at least 2 are needed: prepare the pack "
+                "again with more held-out pictures, or name another split, which says little about new photos"
             )
     device = str(getattr(style, "device", "cpu"))
     specs = [features] if isinstance(features, str) else features

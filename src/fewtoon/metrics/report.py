@@ -191,12 +191,12 @@ def _memorisation(result: dict[str, Any], shown: Pictures) -> str:
         words = "There are no held-out drawings to compare with."
     else:
         words = (
-            f"{facts['close']:.0%} of the translations lie nearer to a training drawing than nearly all of the "
-            "artist's other drawings do (5 % would be usual). "
+            f"{facts['close']:.0%} of the translations lie nearer to a training drawing than nearly all "
+            "of the artist's other drawings do (5 % would be usual). "
             + (
                 "That is a sign of copying: look at the pairs."
                 if facts["close"] > 0.25 and facts["ratio"] < 0.9
-                else "That is no sign of copying."
+                else "These features show no sign of copying, but a recoloured copy can escape them."
             )
         )
     figures = "".join(
@@ -233,7 +233,8 @@ def _strip_plot(memory: Memory) -> str:
     marks.append(f'<text x="{left}" y="{base + 14}">0, an exact copy</text>')
     marks.append(f'<text x="{left + width}" y="{base + 14}" text-anchor="end">{high:.3g}</text>')
     return (
-        f'<svg viewBox="0 0 {left + width} {base + 20}" role="img" aria-label="distances">{"".join(marks)}</svg>'
+        f'<svg viewBox="0 0 {left + width} {base + 20}" role="img" aria-label="distances">'
+        f"{''.join(marks)}</svg>"
         '<p class="soft">Distance to the nearest training drawing; the longer lines are the medians.</p>'
     )
 
