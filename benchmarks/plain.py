@@ -19,7 +19,10 @@ class Adaptive(nn.Module):
         super().__init__()
         self.rho = nn.Parameter(torch.full((1, c, 1, 1), rho))
         if own:
-            self.gamma, self.beta = nn.Parameter(torch.ones(1, c, 1, 1)), nn.Parameter(torch.zeros(1, c, 1, 1))
+            self.gamma, self.beta = (
+                nn.Parameter(torch.ones(1, c, 1, 1)),
+                nn.Parameter(torch.zeros(1, c, 1, 1)),
+            )
 
     def forward(self, x, gamma=None, beta=None):
         a = (x - x.mean((2, 3), keepdim=True)) / torch.sqrt(x.var((2, 3), keepdim=True) + 1e-5)
@@ -125,8 +128,12 @@ class PlainStep:
             "drawings_local": PlainDiscriminator(c, layers[1]),
         }
         two = list(self.networks.values())
-        self.g = torch.optim.Adam([p for n in two[:2] for p in n.parameters()], lr, (0.5, 0.999), weight_decay=1e-4)
-        self.d = torch.optim.Adam([p for n in two[2:] for p in n.parameters()], lr, (0.5, 0.999), weight_decay=1e-4)
+        self.g = torch.optim.Adam(
+            [p for n in two[:2] for p in n.parameters()], lr, (0.5, 0.999), weight_decay=1e-4
+        )
+        self.d = torch.optim.Adam(
+            [p for n in two[2:] for p in n.parameters()], lr, (0.5, 0.999), weight_decay=1e-4
+        )
 
     def __call__(self, photos, drawings, update=True):
         n = self.networks

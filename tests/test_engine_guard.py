@@ -41,7 +41,7 @@ def trainee(**changes: Any) -> tuple[Trainee, Batch]:
 
 
 def quiet() -> Watch:
-    return Watch(10, 0, quiet=True)
+    return Watch(10, quiet=True)
 
 
 def network(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -234,9 +234,7 @@ def test_five_bad_steps_go_back_and_draw_other_numbers(tmp_path: Path) -> None:
     assert summary["steps"] == 12
     log = Run(tmp_path).log()
     event = next(line for line in log if line.get("event") == "rolled back")
-    assert [line["step"] for line in log] == sorted(
-        line["step"] for line in log
-    )  # the bad steps are forgotten
+    assert [line["step"] for line in log] == sorted(line["step"] for line in log)  # forgotten: the bad steps
     assert event["step"] == 6
     assert event["from"] == 11
     assert event["because"] == "loss 'cycle' of phase 'G' was not finite in 5 steps in a row, up to step 11"
@@ -283,6 +281,12 @@ def test_without_a_compiler_it_goes_on(
         "no working compiler here (InvalidCxxCompiler: no working C++ compiler found); going on in eager"
         in told
     )
+
+
+def test_a_bad_last_step_still_ends_the_run(tmp_path: Path) -> None:
+    Toy.poisoned = [("D", 11)]
+    train(tmp_path)
+    assert States(tmp_path / "state").files()[0].name == "step-00000012.safetensors"
 
 
 # --- first weights ----------------------------------------------------------------------------------------

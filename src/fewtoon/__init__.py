@@ -1,7 +1,7 @@
 """fewtoon: photos of faces into drawings in one artist's style, learned from few drawings.
 
-    style = fewtoon.load("style.safetensors")
-    style.draw(PIL.Image.open("me.jpg")).save("drawn.png")
+style = fewtoon.load("style.safetensors")
+style.draw(PIL.Image.open("me.jpg")).save("drawn.png")
 """
 
 from __future__ import annotations

@@ -71,7 +71,9 @@ def _parser() -> Parser:
     p.add_argument(
         "--groups", default="by-folder", metavar="by-folder|none|CSV", help="CSV: columns file, group"
     )
-    p.add_argument("--held-out", type=_share, default=0.1, metavar="SHARE|N", help="kept for evaluation (default 0.1)")
+    p.add_argument(
+        "--held-out", type=_share, default=0.1, metavar="SHARE|N", help="kept for evaluation (default 0.1)"
+    )
     p.add_argument("--split", metavar="CSV", help="columns file, split (train or held_out)")
     p.add_argument("--seed", type=int, default=0, help="of the split")
     p.add_argument("--note", help="consent or licence of these pictures, stored with them")
@@ -89,9 +91,16 @@ def _parser() -> Parser:
     p.add_argument("--photos", metavar="PACK")
     p.add_argument("--drawings", metavar="PACK")
     p.add_argument("--out", metavar="RUN")
-    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting; may be repeated")
+    p.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting; may be repeated"
+    )
     p.add_argument("--init", metavar="STYLE", help="start from the weights of a style or run")
-    p.add_argument("--track", action="append", metavar="TRACKER", help="tensorboard (default), trackio, wandb, mlflow or none")
+    p.add_argument(
+        "--track",
+        action="append",
+        metavar="TRACKER",
+        help="tensorboard (default), trackio, wandb, mlflow or none",
+    )
     p.add_argument("--device", help="cpu, cuda, mps; default: the best there is")
     _json(p)
 
@@ -109,7 +118,10 @@ def _parser() -> Parser:
     p.add_argument("--batch", type=int, default=8, help="photos at once; changes no pixel (default 8)")
     p.add_argument("--device", help="cpu, cuda ...; default: the best there is")
     p.add_argument(
-        "--precision", choices=["fp32", "bf16"], default="fp32", help="bf16: up to twice as fast, a few levels of 255 off"
+        "--precision",
+        choices=["fp32", "bf16"],
+        default="fp32",
+        help="bf16: up to twice as fast, a few levels of 255 off",
     )
     _json(p)
 
@@ -143,7 +155,9 @@ def _parser() -> Parser:
     p.add_argument("--out", required=True, metavar="STYLE")
     p.add_argument("--size", type=int, help="picture size for weights that work at any (default 256)")
 
-    p = verb("inspect", inspect, "say in plain words what a pack, run or style holds", "fewtoon inspect runs/first")
+    p = verb(
+        "inspect", inspect, "say in plain words what a pack, run or style holds", "fewtoon inspect runs/first"
+    )
     p.add_argument("path", metavar="PACK|RUN|STYLE")
     _json(p)
 
@@ -187,7 +201,12 @@ def prepare(args: argparse.Namespace) -> int:
         note=args.note,
         keep_duplicates=args.keep_duplicates,
     )
-    facts = {**report.model_dump(), "out": report.out, "unchanged": report.unchanged, "seconds": report.seconds}
+    facts = {
+        **report.model_dump(),
+        "out": report.out,
+        "unchanged": report.unchanged,
+        "seconds": report.seconds,
+    }
     return _answer(args, facts, doctor.text(report))
 
 
@@ -320,7 +339,9 @@ def _share(text: str) -> float | int:
     try:
         return int(text) if text.lstrip("+-").isdigit() else float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share such as 0.1 or a number such as 50") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a share such as 0.1 or a number such as 50"
+        ) from None
 
 
 def _answer(args: argparse.Namespace, facts: dict[str, Any], text: str) -> int:

@@ -145,7 +145,9 @@ def _read(preset: str | Path) -> dict[str, Any]:
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
-            raise Problem(f"preset file {name!r} does not exist; name a YAML file or one of: {', '.join(presets())}")
+            raise Problem(
+                f"preset file {name!r} does not exist; name a YAML file or one of: {', '.join(presets())}"
+            )
         text = path.read_text(encoding="utf-8", errors="replace")
     elif name in presets():
         text = (resources.files("fewtoon") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")

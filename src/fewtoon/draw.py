@@ -45,7 +45,9 @@ def translate(
     refused = [{"file": r.name, "reason": r.reason} for r in unreadable]
     if not found:
         why = f" ({refused[0]['file']}: {refused[0]['reason']})" if refused else ""
-        raise Problem(f"no picture in {', '.join(map(images.printable, pictures))}{why}; name photos or folders")
+        raise Problem(
+            f"no picture in {', '.join(map(images.printable, pictures))}{why}; name photos or folders"
+        )
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise Problem(f"{str(out)!r} is a file; name a folder for the drawings")
@@ -74,7 +76,9 @@ def translate(
         for saved in saving:
             saved.result()
     if not drawn:
-        raise Problem(f"none of {len(found)} pictures could be read; the first: {refused[0]['file']}: {refused[0]['reason']}")
+        raise Problem(
+            f"none of {len(found)} pictures could be read; the first: {refused[0]['file']}: {refused[0]['reason']}"
+        )
     return {"drawn": drawn, "refused": refused}
 
 
@@ -138,4 +142,6 @@ def _bar(items: Iterable[Reading], total: int, wanted: bool) -> Iterable[Reading
     from rich.progress import track
 
     console = Console(stderr=True)
-    return track(items, "draw", total=total, console=console, transient=True) if console.is_terminal else items
+    return (
+        track(items, "draw", total=total, console=console, transient=True) if console.is_terminal else items
+    )

@@ -48,7 +48,9 @@ class Style:
         the size of the batch. Raises Problem for a wrong shape or an unknown group.
         """
         if photos.ndim != 4 or photos.shape[1:] != (3, self.size, self.size):
-            raise Problem(f"photos of shape {tuple(photos.shape)}: this style takes (B, 3, {self.size}, {self.size})")
+            raise Problem(
+                f"photos of shape {tuple(photos.shape)}: this style takes (B, 3, {self.size}, {self.size})"
+            )
         if group is not None and group not in self.groups:
             raise Problem(f"this style has no group {group!r}; {nearest(group, self.groups)}")
         chunk = 1 if self.device.type == "cpu" else GPU_CHUNK
@@ -133,7 +135,9 @@ def read_header(path: str | Path) -> dict[str, Any]:
         with safe_open(str(path), framework="pt") as file:
             text = (file.metadata() or {}).get("fewtoon")
     except FileNotFoundError:
-        raise Problem(f"style {str(path)!r} does not exist; name a .safetensors file or a run folder") from None
+        raise Problem(
+            f"style {str(path)!r} does not exist; name a .safetensors file or a run folder"
+        ) from None
     except (SafetensorError, OSError) as error:
         raise Problem(
             f"{str(path)!r} is not a style ({error}); bring a foreign checkpoint in with 'fewtoon import'"
@@ -143,18 +147,22 @@ def read_header(path: str | Path) -> dict[str, Any]:
     except ValueError:
         header = None
     if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise Problem(f"{str(path)!r} is a safetensors file but not a style of fewtoon; see 'fewtoon import --help'")
+        raise Problem(
+            f"{str(path)!r} is a safetensors file but not a style of fewtoon; see 'fewtoon import --help'"
+        )
     if header.get("version") != VERSION:
-        raise Problem(f"style {str(path)!r} has version {header.get('version')!r}, this fewtoon reads {VERSION}; update fewtoon")
+        raise Problem(
+            f"style {str(path)!r} has version {header.get('version')!r}, this fewtoon reads {VERSION}; update fewtoon"
+        )
     for key, kind in (("method", str), ("size", int), ("groups", list), ("networks", list)):
         if not isinstance(header.get(key), kind):
-            raise Problem(f"style {str(path)!r} is damaged: its header has no valid {key!r}; copy the file again")
+            raise Problem(
+                f"style {str(path)!r} is damaged: its header has no valid {key!r}; copy the file again"
+            )
     return header
 
 
-def load(
-    path: str | Path, device: str | None = None, precision: Literal["fp32", "bf16"] = "fp32"
-) -> Style:
+def load(path: str | Path, device: str | None = None, precision: Literal["fp32", "bf16"] = "fp32") -> Style:
     """Open a Style file, or the best Style of a run folder.
 
     `device`: "cpu", "cuda" ...; None: a GPU if there is one. Raises Problem for a missing, torn or foreign
@@ -163,7 +171,9 @@ def load(
     path = Path(path)
     if path.is_dir():
         if not (path / "best.safetensors").is_file():
-            raise Problem(f"run {str(path)!r} has no best.safetensors yet; train it until the first held-out KID")
+            raise Problem(
+                f"run {str(path)!r} has no best.safetensors yet; train it until the first held-out KID"
+            )
         path = path / "best.safetensors"
     header = read_header(path)
     kind = methods.find(header["method"])

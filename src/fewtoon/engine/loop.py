@@ -74,22 +74,19 @@ def train(
             first_weights = trainee.begin_with(init) if init is not None else None
             run.record(settings, {"packs": packs, "init": first_weights})
 
-        watch = Watch(config.train.steps, 0, quiet)
+        watch = Watch(config.train.steps, quiet)
         states = States(run.states)
         saved = states.newest(watch.say)
         if saved is not None:
             trainee.load(*saved)
         counters = trainee.counters
         if counters.step >= config.train.steps:
-            watch.close()
             watch.say(f"this run is finished: {counters.step} steps are done; raise train.steps to go on")
             return _summary(run, trainee, began)
 
         log = Log(run.log_file, counters.log_bytes)
         held_out = HeldOut(photos, drawings, config.train, str(where), watch.say)
         trackers = Trackers(track, run.path, settings, counters.step)
-        watch.close()
-        watch = Watch(config.train.steps, counters.step, quiet)
         try:
             for line in trainee.what_moves():
                 watch.say(line)
@@ -100,6 +97,7 @@ def train(
             if config.train.compile:
                 trainee.compile(watch.say)
             facts = _style_facts(photos, drawings)
+            watch.start(counters.step)
             with guard.StopRequest().listening() as stop:
                 loop(trainee, feed, held_out, run, states, log, trackers, watch, stop, facts)
         except (RuntimeError, MemoryError) as error:  # where no smaller micro-batch could help
@@ -189,11 +187,7 @@ def loop(
         if step % settings.state_every == 0 or last or stop:
             saved = _save(trainee, states, log)
             if stop and not last:
-                told = (
-                    f"saved at step {step}"
-                    if saved
-                    else "the numbers are bad just now; the state before is kept"
-                )
+                told = f"saved at step {step}" if saved else "with bad numbers, so the state before is kept"
                 watch.say(f"stopped by {stop.name}, {told}; the same command goes on")
                 raise guard.Interrupted(f"stopped by {stop.name} at step {step}")
 
@@ -329,9 +323,9 @@ def _use_less_memory(trainee: Trainee, phase: Phase, batch: Batch, watch: Watch)
 
 def _save(trainee: Trainee, states: States, log: Log) -> bool:
     """Save the state, unless its numbers are bad: then the one before stays the last good one."""
-    counters = trainee.counters
-    tensors = trainee.tensors()
-    if counters.bad_in_a_row or not guard.finite(tensors):
+    counters, tensors = trainee.counters, trainee.tensors()
+    going_bad = counters.bad_in_a_row > 0 and counters.step < trainee.config.train.steps
+    if going_bad or not guard.finite(tensors):
         return False
     counters.log_bytes = log.sync()
     states.save(counters.step, tensors, trainee.facts(), trainee.config.train.keep_states)

@@ -12,18 +12,22 @@ SECONDS_BETWEEN_LINES = 30.0
 
 
 class Watch:
-    """Progress of `total` steps, of which `done` are done already."""
+    """Progress of a training of `total` steps; quiet: nothing is shown."""
 
-    def __init__(self, total: int, done: int, quiet: bool) -> None:
-        self.total, self.done, self.quiet = total, done, quiet
+    def __init__(self, total: int, quiet: bool) -> None:
+        self.total, self.done = total, 0
         self.console = Console(stderr=True, quiet=quiet)
         self._bar: Progress | None = None
         self._last_line = time.monotonic()
-        self._marks: list[tuple[float, int]] = [(time.monotonic(), done)]  # the last few, for the speed
-        if self.console.is_terminal and not quiet:
+        self._marks = [(time.monotonic(), 0)]  # (when, steps done), the last few, for the speed
+
+    def start(self, done: int) -> None:
+        """The steps begin, after `done` that were done before."""
+        self.done, self._marks = done, [(time.monotonic(), done)]
+        if self.console.is_terminal and not self.console.quiet:
             columns = (BarColumn(None), MofNCompleteColumn(), TextColumn("{task.fields[told]}"))
             self._bar = Progress(*columns, console=self.console, refresh_per_second=4)
-            self._task = self._bar.add_task("train", total=total, completed=done, told="")
+            self._task = self._bar.add_task("train", total=self.total, completed=done, told="")
             self._bar.start()
 
     @property

@@ -145,7 +145,9 @@ def read(path: str | Path) -> Found:
     grouped = "disGB" in states and any(k.startswith("group_classfier.") for k in states["disGB"])
     system = {"hourglass": "photo2cartoon"}.get(model["generator"], "Face2Webtoon" if grouped else "U-GAT-IT")
     networks = {
-        NETWORKS[name]: renamed(state, rules if name.startswith("gen") else DISCRIMINATOR, f"{str(path)!r}: {name}")
+        NETWORKS[name]: renamed(
+            state, rules if name.startswith("gen") else DISCRIMINATOR, f"{str(path)!r}: {name}"
+        )
         for name, state in states.items()
     }
     return Found(system, model, size, networks)
@@ -220,8 +222,13 @@ def _reshaped(name: str, tensor: Tensor, state: Mapping[str, Tensor], key: str) 
 
 def _variant(generator: Mapping[str, Tensor], path: str) -> tuple[dict[str, Any], int | None]:
     """Settings and, for full weights, the picture size, from the shapes of a generator."""
-    if any(k.endswith("_1.weight") and k.startswith("ConvBlock1") for k in generator) or "gap_fc_new.weight" in generator:
-        raise Problem(f"{path!r} is a few-shot group checkpoint with branches; only its basic model can be imported yet")
+    if (
+        any(k.endswith("_1.weight") and k.startswith("ConvBlock1") for k in generator)
+        or "gap_fc_new.weight" in generator
+    ):
+        raise Problem(
+            f"{path!r} is a few-shot group checkpoint with branches; only its basic model can be imported yet"
+        )
     hourglass = "ConvBlock1.1.weight" in generator
     stem = generator.get("ConvBlock1.1.weight" if hourglass else "DownBlock.1.weight")
     first = generator.get("FC.0.weight")
@@ -240,5 +247,3 @@ def _variant(generator: Mapping[str, Tensor], path: str) -> tuple[dict[str, Any]
         "published_attention": True,
     }
     return model, size
-
-

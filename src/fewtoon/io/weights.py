@@ -50,7 +50,9 @@ def read(path: str | Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise Problem(f"weights file {str(path)!r} does not exist") from None
     except (SafetensorError, OSError) as error:
-        raise Problem(f"weights file {str(path)!r} is torn or not safetensors ({error}); copy it again") from None
+        raise Problem(
+            f"weights file {str(path)!r} is torn or not safetensors ({error}); copy it again"
+        ) from None
 
 
 def read_torch(path: str | Path) -> Any:
@@ -64,13 +66,26 @@ def read_torch(path: str | Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        wanted = str(error).split("GLOBAL ")[-1].split(" ")[0] if "GLOBAL " in str(error) else "more than tensors"
+        wanted = (
+            str(error).split("GLOBAL ")[-1].split(" ")[0] if "GLOBAL " in str(error) else "more than tensors"
+        )
         raise Problem(
             f"{str(path)!r} was refused: it holds {wanted}, and only tensors are read because anything else "
             "could run code; save its state dict alone"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
-        raise Problem(f"{str(path)!r} is torn or not a torch file ({type(error).__name__}: {error})"[:300]) from None
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        IndexError,
+    ) as error:
+        raise Problem(
+            f"{str(path)!r} is torn or not a torch file ({type(error).__name__}: {error})"[:300]
+        ) from None
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:

@@ -100,7 +100,11 @@ class UGATIT(Method):
         d |= {f"{name}/cam": c.adversarial_weight for name in DISCRIMINATORS}
         g = dict(d)
         for side in ("photos", "drawings"):
-            g |= {f"{side}/cycle": c.cycle_weight, f"{side}/identity": c.identity_weight, f"{side}/cam": c.cam_weight}
+            g |= {
+                f"{side}/cycle": c.cycle_weight,
+                f"{side}/identity": c.identity_weight,
+                f"{side}/cam": c.cam_weight,
+            }
         return [
             Phase("D", "D", self.discriminator_losses, d),
             Phase("G", "G", self.generator_losses, g),
@@ -120,7 +124,9 @@ class UGATIT(Method):
                 n = len(real)
                 for term, logit in (("adversarial", judged.logit), ("cam", judged.cam_logit)):
                     if logit is not None:
-                        losses[f"{side}_{reach}/{term}"] = least_squares(logit[:n], 1) + least_squares(logit[n:], 0)
+                        losses[f"{side}_{reach}/{term}"] = least_squares(logit[:n], 1) + least_squares(
+                            logit[n:], 0
+                        )
         return losses
 
     def generator_losses(self, batch: Batch, shared: Shared) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from fewtoon.nets.layers import (
     conv_upsampled,
     inside,
     norm_act,
-    pad_reflect,
+    pad_edge,
 )
 from fewtoon.nets.ugatit import Cam, Drawn, ResBlock
 
@@ -91,7 +91,13 @@ class SoftAdaLIN(nn.Module):
         self.style_beta = nn.Linear(c, c)
 
     def forward(
-        self, x: Tensor, content: Tensor, style: Tensor, residual: Tensor | None = None, relu: bool = False, pad: int = 0
+        self,
+        x: Tensor,
+        content: Tensor,
+        style: Tensor,
+        residual: Tensor | None = None,
+        relu: bool = False,
+        pad: int = 0,
     ) -> Tensor:
         """x: (B, C, H, W); content, style: (B, C)."""
         gamma = torch.lerp(self.style_gamma(style).float(), self.content_gamma(content).float(), self.w_gamma)
@@ -148,9 +154,9 @@ class HourglassGenerator(nn.Module):
 
     def forward(self, x: Tensor) -> Drawn:
         """x: (B, 3, S, S) in [-1, 1]."""
-        x = norm_act(self.stem(pad_reflect(x, 3)), relu=True)  # (B, C, S, S)
+        x = norm_act(self.stem(pad_edge(x, 3)), relu=True)  # (B, C, S, S)
         x = self.glass2(self.glass1(x))
-        x = norm_act(self.down1(pad_reflect(x, 1)), relu=True, pad=1)  # (B, 2C, S/2 + 2, ...)
+        x = norm_act(self.down1(pad_edge(x, 1)), relu=True, pad=1)  # (B, 2C, S/2 + 2, ...)
         x = norm_act(self.down2(x), relu=True, pad=1)  # (B, 4C, S/4 + 2, ...)
         contents = []
         for block in self.encoder:
@@ -158,13 +164,17 @@ class HourglassGenerator(nn.Module):
             contents.append(inside(x).mean((2, 3)))
         x, cam_logit = self.cam(inside(x))
         features = x = F.relu(x)
-        flat = features.flatten(1) if self.pool is None else F.adaptive_avg_pool2d(features, self.pool).flatten(1)
+        flat = (
+            features.flatten(1)
+            if self.pool is None
+            else F.adaptive_avg_pool2d(features, self.pool).flatten(1)
+        )
         style = F.relu(self.style2(F.relu(self.style1(flat))))
-        x = pad_reflect(x, 1)
+        x = pad_edge(x, 1)
         last = len(self.decoder) - 1
         for i, block in enumerate(self.decoder):  # the deepest content first
             x = block(x, contents[last - i], style, pad=0 if i == last else 1)
         x = self.up1_norm(conv_upsampled(x, self.up1.weight), relu=True)
         x = self.up2_norm(conv_upsampled(x, self.up2.weight), relu=True)
-        x = pad_reflect(self.glass4(self.glass3(x)), 3)
+        x = pad_edge(self.glass4(self.glass3(x)), 3)
         return Drawn(torch.tanh(conv_to_rgb(x, self.head.weight).float()), cam_logit, features)

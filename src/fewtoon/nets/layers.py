@@ -17,35 +17,10 @@ EPS = 1e-5
 # --- normalisation, activation, residual and padding as one operation -----------------------------------
 
 
-def _scale_shift(
-    mean: Tensor,
-    var: Tensor,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    rho: Tensor | float,
-    count: int,
-    correction: int,
-) -> tuple[Tensor, Tensor]:
-    """The normalisation as one scale and one shift per sample and channel, both (B, C), from the moments.
-
-    Instance norm and layer norm differ only in whose moments they use, and the moments of the layer follow
-    from those of its channels; so rho * instance + (1 - rho) * layer is again one affine map.
-    `var` is over `count` = H * W positions; `correction` 1 makes both variances unbiased.
-    """
-    total = mean.shape[1] * count
-    scale = torch.rsqrt(var * (count / max(count - correction, 1)) + EPS)
-    shift = -mean * scale
-    if not (isinstance(rho, float) and rho == 1.0):
-        layer_mean = mean.mean(1, keepdim=True)
-        squares = count * (var + (mean - layer_mean).square()).sum(1, keepdim=True)
-        layer_scale = torch.rsqrt(squares / (total - correction) + EPS)
-        scale = rho * scale + (1 - rho) * layer_scale
-        shift = rho * shift - (1 - rho) * layer_mean * layer_scale
-    if gamma is not None:
-        scale, shift = scale * gamma, shift * gamma
-    if beta is not None:
-        shift = shift + beta
-    return scale, shift
+def pad_edge(x: Tensor, pad: int, mode: str = "reflect") -> Tensor:
+    """(B, C, H, W) -> (B, C, H + 2 pad, W + 2 pad), in the dtype of x."""
+    with torch.autocast(x.device.type, enabled=False):  # autocast would make it float32
+        return F.pad(x, (pad, pad, pad, pad), mode=mode)
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,34 +30,61 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     rows = x.permute(0, 2, 3, 1).reshape(b, count, c)
     mean = rows.sum(1, dtype=torch.float32) / count
     pivot = mean.to(x.dtype)
-    centred = rows - pivot[:, None]
-    squares = centred.square_().sum(1, dtype=torch.float32)
-    squares = squares - count * (mean - pivot).square()  # the pivot is rounded in bf16
-    return mean, squares.clamp_min_(0) / count
+    squares = (rows - pivot[:, None]).square_().sum(1, dtype=torch.float32) / count
+    return mean, (squares - (mean - pivot).square()).clamp_min_(0)  # the pivot is rounded in bf16
 
 
-def _reflect_borders(padded: Tensor, pad: int) -> None:
-    """Fill the frame of `padded` by reflection of its inside, rows first, then columns."""
-    h, w = padded.shape[2] - 2 * pad, padded.shape[3] - 2 * pad
-    for i in range(pad):
-        padded[:, :, i, pad : pad + w] = padded[:, :, 2 * pad - i, pad : pad + w]
-        padded[:, :, pad + h + i, pad : pad + w] = padded[:, :, pad + h - 2 - i, pad : pad + w]
-    for i in range(pad):
-        padded[:, :, :, i] = padded[:, :, :, 2 * pad - i]
-        padded[:, :, :, pad + w + i] = padded[:, :, :, pad + w - 2 - i]
+class _Algebra:
+    """A normalisation as one scale and one shift per sample and channel, all float32 (B, C), and its gradient.
 
+    Instance norm and layer norm differ only in whose moments they use, and the moments of the layer follow
+    from those of its channels; so rho * instance + (1 - rho) * layer is again one affine map:
+    scale = gamma * a and shift = gamma * b + beta, with a = rho s + (1 - rho) t, b = -rho s m - (1 - rho) t l,
+    where m, s are mean and inverse deviation of a channel and l, t those of the layer.
+    """
 
-def _reflect_borders_backward(grad: Tensor, pad: int) -> Tensor:
-    """The transpose of `_reflect_borders`: gradients of the frame are added to the inside they came from."""
-    h, w = grad.shape[2] - 2 * pad, grad.shape[3] - 2 * pad
-    grad = grad.clone(memory_format=torch.channels_last)
-    for i in range(pad):
-        grad[:, :, :, 2 * pad - i] += grad[:, :, :, i]
-        grad[:, :, :, pad + w - 2 - i] += grad[:, :, :, pad + w + i]
-    for i in range(pad):
-        grad[:, :, 2 * pad - i] += grad[:, :, i]
-        grad[:, :, pad + h - 2 - i] += grad[:, :, pad + h + i]
-    return grad[:, :, pad : pad + h, pad : pad + w]
+    def __init__(self, mean, var, gamma, beta, rho, count, correction):
+        # `var` is over `count` = H * W positions; `correction` 1 makes both variances unbiased.
+        self.mean, self.gamma, self.rho, self.count = mean, gamma, rho, count
+        self.stretch = count / max(count - correction, 1)
+        self.s = torch.rsqrt(var * self.stretch + EPS)
+        a, b = self.s, -mean * self.s
+        self.mixed = not (isinstance(rho, float) and rho == 1.0)
+        if self.mixed:
+            self.rest = mean.shape[1] * count - correction
+            self.l = mean.mean(1, keepdim=True)
+            self.apart = mean - self.l
+            total = count * (var + self.apart.square()).sum(1, keepdim=True)
+            self.t = torch.rsqrt(total / self.rest + EPS)
+            a = torch.lerp(self.t, a, rho) if isinstance(rho, Tensor) else self.t.expand_as(a)
+            self.b_instance, self.b_layer = b, -self.l * self.t
+            b = torch.lerp(self.b_layer, b, rho) if isinstance(rho, Tensor) else self.b_layer.expand_as(b)
+        self.a, self.b = a, b
+        self.scale, self.shift = (a, b) if gamma is None else (a * gamma, b * gamma)
+        if beta is not None:
+            self.shift = self.shift + beta
+
+    def backward(
+        self, d_scale: Tensor, d_shift: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Gradients of mean, var, gamma and rho; that of beta is d_shift."""
+        d_gamma = d_rho = None
+        d_a, d_b = d_scale, d_shift
+        if self.gamma is not None:
+            d_gamma = d_scale * self.a + d_shift * self.b
+            d_a, d_b = d_scale * self.gamma, d_shift * self.gamma
+        if not self.mixed:
+            return -d_b * self.s, (d_a - d_b * self.mean) * (-0.5 * self.stretch) * self.s**3, d_gamma, None
+        rho = self.rho
+        if isinstance(rho, Tensor):
+            d_rho = (d_a * (self.s - self.t) + d_b * (self.b_instance - self.b_layer)).sum(0)
+        d_s = rho * (d_a - d_b * self.mean)
+        d_mean = -rho * d_b * self.s
+        d_t = ((1 - rho) * (d_a - d_b * self.l)).sum(1, keepdim=True)
+        d_l = -((1 - rho) * d_b).sum(1, keepdim=True) * self.t
+        d_total = d_t * (-0.5 * self.count / self.rest) * self.t**3  # of the sum of squares, per position
+        d_mean = d_mean + d_l / self.mean.shape[1] + 2 * d_total * self.apart
+        return d_mean, d_s * (-0.5 * self.stretch) * self.s**3 + d_total, d_gamma, d_rho
 
 
 class _NormAct(torch.autograd.Function):
@@ -90,63 +92,63 @@ class _NormAct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, gamma, beta, rho, residual, relu, pad, correction):
-        b, c, h, w = x.shape
+        assert not (relu and residual is not None)  # the output's sign tells where the ReLU was open
         mean, var = _moments(x)
-        scale, shift = _scale_shift(mean, var, gamma, beta, rho, h * w, correction)
-        out = torch.empty((b, c, h + 2 * pad, w + 2 * pad), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        inside = out[:, :, pad : pad + h, pad : pad + w]
-        torch.addcmul(shift.to(x.dtype)[:, :, None, None], x, scale.to(x.dtype)[:, :, None, None], out=inside)
+        algebra = _Algebra(mean, var, gamma, beta, rho, x.shape[2] * x.shape[3], correction)
+        out = torch.addcmul(_map(algebra.shift, x), x, _map(algebra.scale, x))
         if relu:
-            inside.clamp_min_(0)
+            out.clamp_min_(0)
         if residual is not None:
-            inside.add_(residual)
+            out.add_(residual)
         if pad:
-            _reflect_borders(out, pad)
-        ctx.relu, ctx.pad, ctx.correction, ctx.rho = relu, pad, correction, rho if isinstance(rho, float) else None
-        tensor_rho = None if isinstance(rho, float) else rho
-        # The sign of the output tells where the ReLU was open; with a residual added it would not.
-        assert not (relu and residual is not None)
-        ctx.save_for_backward(x, mean, var, gamma, beta, tensor_rho, out if relu else None)
+            out = pad_edge(out, pad)
+        ctx.relu, ctx.pad, ctx.correction, ctx.fixed_rho = (
+            relu,
+            pad,
+            correction,
+            rho if isinstance(rho, float) else None,
+        )
+        ctx.sizes = tuple(None if t is None else t.shape for t in (gamma, beta))
+        ctx.save_for_backward(
+            x, mean, var, gamma, beta, None if isinstance(rho, float) else rho, out if relu else None
+        )
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         x, mean, var, gamma, beta, rho, out = ctx.saved_tensors
-        b, c, h, w = x.shape
-        count, pad = h * w, ctx.pad
-        if not grad.is_contiguous(memory_format=torch.channels_last):
-            grad = grad.contiguous(memory_format=torch.channels_last)
+        h, w, pad = x.shape[2], x.shape[3], ctx.pad
+        grad = grad.contiguous(memory_format=torch.channels_last)
         if pad:
-            grad = _reflect_borders_backward(grad, pad)
+            grad = torch.ops.aten.reflection_pad2d_backward(grad, x, [pad] * 4)
         if ctx.relu:
-            inside = out[:, :, pad : pad + h, pad : pad + w]
+            inner = out[:, :, pad : pad + h, pad : pad + w]
             passed = torch.empty_like(x)
-            torch.ops.aten.threshold_backward.grad_input(grad, inside, 0, grad_input=passed)
-            grad = passed
-        rows_grad = grad.permute(0, 2, 3, 1)
-        rows_x = x.permute(0, 2, 3, 1)
+            grad = torch.ops.aten.threshold_backward.grad_input(grad, inner, 0, grad_input=passed)
+        algebra = _Algebra(
+            mean, var, gamma, beta, ctx.fixed_rho if rho is None else rho, h * w, ctx.correction
+        )
+        d_shift = grad.sum((2, 3), dtype=torch.float32)
         pivot = mean.to(x.dtype)
-        d_shift = rows_grad.sum((1, 2), dtype=torch.float32)
-        d_scale = (rows_grad * (rows_x - pivot[:, None, None])).sum((1, 2), dtype=torch.float32)
-        d_scale = d_scale + pivot * d_shift
-        # The chain rule through the (B, C) algebra is left to autograd: it is tiny.
-        with torch.enable_grad():
-            leaves = [None if t is None else t.detach().requires_grad_() for t in (mean, var, gamma, beta, rho)]
-            scale, shift = _scale_shift(*leaves[:4], ctx.rho if rho is None else leaves[4], count, ctx.correction)
-            wanted = [t for t in leaves if t is not None]
-            grads = dict(zip(map(id, wanted), torch.autograd.grad((scale, shift), wanted, (d_scale, d_shift), allow_unused=True)))
-        d_mean, d_var, d_gamma, d_beta, d_rho = (None if t is None else grads[id(t)] for t in leaves)
+        d_scale = ((x - pivot[:, :, None, None]) * grad).sum((2, 3), dtype=torch.float32) + pivot * d_shift
+        d_mean, d_var, d_gamma, d_rho = algebra.backward(d_scale, d_shift)
         d_x = None
         if ctx.needs_input_grad[0]:
-            slope = 2 * d_var / count  # d var / d x = 2 (x - mean) / count
-            offset = d_mean / count - slope * mean
-            d_x = torch.addcmul(offset.to(x.dtype)[:, :, None, None], x, slope.to(x.dtype)[:, :, None, None])
-            d_x.addcmul_(grad, scale.detach().to(x.dtype)[:, :, None, None])
-        d_residual = None
-        if ctx.needs_input_grad[4]:
-            d_residual = grad
+            slope = 2 * d_var / (h * w)  # d var / d x = 2 (x - mean) / count
+            offset = d_mean / (h * w) - slope * mean
+            d_x = torch.addcmul(_map(offset, x), x, _map(slope, x))
+            d_x.addcmul_(grad, _map(algebra.scale, x))
+        if d_gamma is not None:
+            d_gamma = d_gamma.sum_to_size(ctx.sizes[0])
+        d_beta = None if beta is None else d_shift.sum_to_size(ctx.sizes[1])
+        d_residual = grad if ctx.needs_input_grad[4] else None
         return d_x, d_gamma, d_beta, d_rho, d_residual, None, None, None
+
+
+def _map(numbers: Tensor, like: Tensor) -> Tensor:
+    """(B, C) numbers, to be spread over the map `like`."""
+    return numbers.to(like.dtype)[:, :, None, None]
 
 
 def norm_act(
@@ -234,7 +236,13 @@ class AdaptiveNorm(nn.Module):
             self.rho = nn.Parameter(torch.full((channels,), 0.9))
 
     def forward(
-        self, x: Tensor, gamma: Tensor, beta: Tensor, residual: Tensor | None = None, relu: bool = False, pad: int = 0
+        self,
+        x: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+        residual: Tensor | None = None,
+        relu: bool = False,
+        pad: int = 0,
     ) -> Tensor:
         rho = {"adain": 1.0, "instance": 1.0, "adaln": 0.0, "layer": 0.0}.get(self.kind)
         if self.kind in ("instance", "layer"):
@@ -251,10 +259,6 @@ def clip_mixing(network: nn.Module, low: float = 0.0, high: float = 1.0) -> None
 
 
 # --- convolutions ----------------------------------------------------------------------------------------
-
-
-def pad_reflect(x: Tensor, pad: int) -> Tensor:
-    return F.pad(x, (pad, pad, pad, pad), mode="reflect")
 
 
 # Rows: taps of a 4-tap transposed kernel; columns: taps of the 3-tap kernel that they are sums of.
@@ -274,7 +278,7 @@ def conv_upsampled(x: Tensor, weight: Tensor) -> Tensor:
     with torch.autocast(weight.device.type, enabled=False):
         kernel = (sums @ weight.reshape(o * i, 3, 3) @ sums.T).reshape(o, i, 4, 4).transpose(0, 1)
     kernel = kernel.to(x.dtype).contiguous(memory_format=torch.channels_last)
-    padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    padded = pad_edge(x, 1, mode="replicate")
     return F.conv_transpose2d(padded, kernel, stride=2, padding=3)
 
 
@@ -309,7 +313,9 @@ def conv_to_one(x: Tensor, weight: Tensor) -> Tensor:
     """
     k, (height, width) = weight.shape[2], x.shape[2:]
     h, w = height - k + 1, width - k + 1
-    taps = F.linear(x.permute(0, 2, 3, 1), weight[0].permute(1, 2, 0).flatten(0, 1).to(x.dtype))  # (B, H, W, K K)
+    taps = F.linear(
+        x.permute(0, 2, 3, 1), weight[0].permute(1, 2, 0).flatten(0, 1).to(x.dtype)
+    )  # (B, H, W, K K)
     shifted = [taps[:, a : a + h, b : b + w, a * k + b] for a in range(k) for b in range(k)]
     return torch.stack(shifted, 1).sum(1, dtype=torch.float32)[:, None]
 
@@ -370,7 +376,12 @@ class _SpectralConv(torch.autograd.Function):
                 h, w = grad.shape[2:]
                 for row in range(k):
                     for column in range(k):
-                        part = d_x[:, :, row : row + h * ctx.stride : ctx.stride, column : column + w * ctx.stride : ctx.stride]
+                        part = d_x[
+                            :,
+                            :,
+                            row : row + h * ctx.stride : ctx.stride,
+                            column : column + w * ctx.stride : ctx.stride,
+                        ]
                         part += d_windows[:, :, :, row, column].permute(0, 3, 1, 2)
             if need_weight:
                 rows = _windows(x, k, ctx.stride).flatten(3).flatten(0, 2).float()
@@ -380,7 +391,17 @@ class _SpectralConv(torch.autograd.Function):
         else:
             stride, zero, one = [ctx.stride] * 2, [0, 0], [1, 1]
             d_x, d_weight, _ = torch.ops.aten.convolution_backward(
-                grad, x, weight.to(x.dtype), None, stride, zero, one, False, zero, 1, [need_x, need_weight, False]
+                grad,
+                x,
+                weight.to(x.dtype),
+                None,
+                stride,
+                zero,
+                one,
+                False,
+                zero,
+                1,
+                [need_x, need_weight, False],
             )
             if need_weight:
                 d_weight = d_weight.float().contiguous(memory_format=torch.channels_last)

@@ -24,7 +24,7 @@ from fewtoon.nets.layers import (
     conv_upsampled,
     inside,
     norm_act,
-    pad_reflect,
+    pad_edge,
     pools,
 )
 
@@ -64,7 +64,9 @@ class Cam(nn.Module):
         mean, top = pools(x)
         with torch.autocast(x.device.type, enabled=False):  # this loss is weighted by 1000
             logit = torch.cat([self.average(mean), self.maximum(top)], 1)
-        return attend(x, self.average.weight[0], self.maximum.weight[0], self.mix.weight, self.mix.bias), logit
+        return attend(
+            x, self.average.weight[0], self.maximum.weight[0], self.mix.weight, self.mix.bias
+        ), logit
 
 
 class ResBlock(nn.Module):
@@ -110,11 +112,19 @@ class Generator(nn.Module):
     """
 
     def __init__(
-        self, size: int, channels: int = 64, blocks: int = 4, pool: int | None = 1, norm: str = "adalin", cam: bool = True
+        self,
+        size: int,
+        channels: int = 64,
+        blocks: int = 4,
+        pool: int | None = 1,
+        norm: str = "adalin",
+        cam: bool = True,
     ) -> None:
         super().__init__()
         if size < 16 or size % 4:
-            raise Problem(f"size {size}: U-GAT-IT needs a size of at least 16 that is a multiple of 4, such as 64, 128 or 256")
+            raise Problem(
+                f"size {size}: U-GAT-IT needs a size of at least 16 that is a multiple of 4, such as 64, 128 or 256"
+            )
         self.pool = pool
         c = channels
         self.stem = nn.Conv2d(3, c, 7, bias=False)
@@ -128,7 +138,9 @@ class Generator(nn.Module):
         self.gamma = nn.Linear(4 * c, 4 * c, bias=False)
         self.beta = nn.Linear(4 * c, 4 * c, bias=False)
         self.decoder = nn.ModuleList(AdaptiveResBlock(4 * c, norm) for _ in range(blocks))
-        up_norm = {"adain": "instance", "instance": "instance", "adaln": "layer", "layer": "layer"}.get(norm, "lin")
+        up_norm = {"adain": "instance", "instance": "instance", "adaln": "layer", "layer": "layer"}.get(
+            norm, "lin"
+        )
         self.up1 = nn.Conv2d(4 * c, 2 * c, 3, bias=False)
         self.up1_norm = Norm(2 * c, up_norm)
         self.up2 = nn.Conv2d(2 * c, c, 3, bias=False)
@@ -137,7 +149,7 @@ class Generator(nn.Module):
 
     def forward(self, x: Tensor) -> Drawn:
         """x: (B, 3, S, S) in [-1, 1]."""
-        x = norm_act(self.stem(pad_reflect(x, 3)), relu=True, pad=1)  # (B, C, S + 2, S + 2)
+        x = norm_act(self.stem(pad_edge(x, 3)), relu=True, pad=1)  # (B, C, S + 2, S + 2)
         x = norm_act(self.down1(x), relu=True, pad=1)  # (B, 2C, S/2 + 2, ...)
         x = norm_act(self.down2(x), relu=True, pad=1)  # (B, 4C, S/4 + 2, ...)
         for block in self.encoder:
@@ -151,7 +163,7 @@ class Generator(nn.Module):
         features = x  # (B, 4C, S/4, S/4)
 
         gamma, beta = self._gamma_beta(features)
-        x = pad_reflect(x, 1)
+        x = pad_edge(x, 1)
         for block in self.decoder[:-1]:
             x = block(x, gamma, beta)
         x = self.decoder[-1](x, gamma, beta, pad=0)
@@ -182,7 +194,12 @@ class Discriminator(nn.Module):
     """
 
     def __init__(
-        self, channels: int = 64, layers: int = 7, cam: bool = True, raw_attention: bool = False, groups: int = 0
+        self,
+        channels: int = 64,
+        layers: int = 7,
+        cam: bool = True,
+        raw_attention: bool = False,
+        groups: int = 0,
     ) -> None:
         super().__init__()
         widths = [3, *(channels * 2**i for i in range(layers - 1))]
@@ -202,7 +219,7 @@ class Discriminator(nn.Module):
         """x: (B, 3, S, S) in [-1, 1]. update: run the power iteration of spectral normalisation."""
         x = cast(x)
         for conv in self.convs:
-            x = F.leaky_relu(conv(pad_reflect(x, 1), update)[0], 0.2)
+            x = F.leaky_relu(conv(pad_edge(x, 1), update)[0], 0.2)
         cam_logit = None
         if self.cam_average is not None:
             mean, top = pools(x)
@@ -215,7 +232,7 @@ class Discriminator(nn.Module):
                     weights = weights[0] / sigma_average, weights[1] / sigma_maximum
             x = F.leaky_relu(attend(x, *weights, self.mix.weight, self.mix.bias), 0.2)
         features = x
-        logit = self.last(pad_reflect(x, 1), update)[0]
+        logit = self.last(pad_edge(x, 1), update)[0]
         return Judged(logit.float(), cam_logit, features)
 
     def classify(self, judged: Judged, update: bool = False) -> Tensor:
