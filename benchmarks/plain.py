@@ -115,6 +115,11 @@ class PlainDiscriminator(nn.Module):
         return self.last(self.pad(x)), logit, x.sum(1, keepdim=True)
 
 
+def norm(network):
+    """Of the gradient of a whole network."""
+    return torch.stack([p.grad.norm() for p in network.parameters() if p.grad is not None]).norm().item()
+
+
 class PlainStep:
     """The six networks, two Adam optimisers and one published step, batch 1 or more."""
 
@@ -150,6 +155,8 @@ class PlainStep:
         sum(d.values()).backward()
         if update:
             self.d.step()
+        else:  # the generators' step adds to these gradients: keep a copy to compare
+            self.norms = {name: norm(n[name]) for name in list(n)[2:]}
 
         self.g.zero_grad()
         fake_drawing, cam_ab, _ = n["photo_to_drawing"](photos)
@@ -175,7 +182,9 @@ class PlainStep:
             g[f"{side}/cam"] = bce(one, torch.ones_like(one)) + bce(zero, torch.zeros_like(zero))
             total = total + 10 * g[f"{side}/cycle"] + 10 * g[f"{side}/identity"] + 1000 * g[f"{side}/cam"]
         total.backward()
-        if update:
+        if not update:
+            self.norms |= {name: norm(n[name]) for name in list(n)[:2]}
+        else:
             self.g.step()
             for name in ("photo_to_drawing", "drawing_to_photo"):
                 for module in n[name].modules():
