@@ -12,11 +12,11 @@ import subprocess
 import sys
 
 import torch
-from bench import interleaved, machine, median_ratio, medians, parser, tell
-from plain import PlainStep, norm
 
+from bench import interleaved, machine, median_ratio, medians, parser, tell
 from fewtoon.methods.base import Batch, Shared
 from fewtoon.methods.ugatit import DISCRIMINATORS, GENERATORS, UGATIT
+from plain import PlainStep, norm
 
 
 def plain_name(ours: str) -> str:
@@ -25,13 +25,13 @@ def plain_name(ours: str) -> str:
     spectral = name.split(".")[0] in ("convs", "cam_average", "cam_maximum", "last")
     if spectral and not name.endswith("bias"):
         stem, last = name.rsplit(".", 1)
-        name = f"{stem}.{ {'weight': 'weight_orig', 'u': 'weight_u', 'v': 'weight_v'}[last]}"
+        name = f"{stem}.{ {'weight': 'weight_orig', 'u': 'weight_u', 'v': 'weight_v'}[last] }"
     return name
 
 
 def to_plain(name: str, tensor: torch.Tensor, shape: torch.Size, weight: torch.Tensor | None) -> torch.Tensor:
     if name.endswith("weight_v") and weight is not None and weight.ndim == 4:
-        o, i, k, _ = weight.shape
+        _, i, k, _ = weight.shape
         return tensor.view(k, k, i).permute(2, 0, 1).flatten()
     return tensor.reshape(shape)
 
@@ -48,7 +48,9 @@ def copy_weights(ours: UGATIT, plain: PlainStep) -> None:
 class OurStep:
     """The engine's step without its bookkeeping."""
 
-    def __init__(self, size: int, channels: int, precision: str, update: bool = True, device: str = "cpu") -> None:
+    def __init__(
+        self, size: int, channels: int, precision: str, update: bool = True, device: str = "cpu"
+    ) -> None:
         torch.manual_seed(0)
         self.method = UGATIT(UGATIT.Config(channels=channels, published_attention=True), size)
         for network in self.method.networks().values():
@@ -130,7 +132,9 @@ def main() -> None:
     p.add_argument("--channels", type=int, default=32)
     p.add_argument("--batch", type=int, default=1)
     p.add_argument("--memory", action="store_true", help="also measure peak memory at 256 px, 64 channels")
-    p.add_argument("--peak", choices=["plain", "fp32", "bf16"], help="print the peak memory of one kind and stop")
+    p.add_argument(
+        "--peak", choices=["plain", "fp32", "bf16"], help="print the peak memory of one kind and stop"
+    )
     args = p.parse_args()
     torch.set_num_threads(1)
     if args.peak:
@@ -146,7 +150,13 @@ def main() -> None:
         "ratio_bf16": median_ratio(seconds, "plain", "bf16"),
         "cpu_seconds": medians(seconds),
         **compare(args.size, args.channels),
-        "settings": {"size": args.size, "channels": args.channels, "batch": args.batch, "threads": 1, "runs": args.runs},
+        "settings": {
+            "size": args.size,
+            "channels": args.channels,
+            "batch": args.batch,
+            "threads": 1,
+            "runs": args.runs,
+        },
         "machine": machine(),
     }
     if args.memory:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from importlib import resources
@@ -184,10 +185,8 @@ def _with_sets(tree: dict[str, Any], sets: Sequence[str]) -> dict[str, Any]:
         except yaml.YAMLError:
             raise Problem(f"--set {item!r}: {text!r} is not a YAML value") from None
         if isinstance(tree[room][name], str):  # YAML 1.1 reads 1e-4 as text
-            try:
+            with contextlib.suppress(ValueError):
                 tree[room][name] = float(text)
-            except ValueError:
-                pass
     return tree
 
 

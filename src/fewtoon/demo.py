@@ -29,6 +29,7 @@ def demo(out: str | Path = "demo", sets: list[str] | None = None) -> dict[str, A
 
     folder = Path(out)
     seconds: dict[str, float] = {}
+    began = time.monotonic()
 
     def part(name: str, what: str) -> None:
         nonlocal began
@@ -36,7 +37,6 @@ def demo(out: str | Path = "demo", sets: list[str] | None = None) -> dict[str, A
         print(f"[{seconds[name]:6.1f} s] {what}", file=sys.stderr, flush=True)
         began = time.monotonic()
 
-    began = time.monotonic()
     world.build(folder / "world", photos=PHOTOS, drawings=DRAWINGS, size=SIZE)
     part("world", f"{PHOTOS} photos and {DRAWINGS} drawings of the drawn world in {folder / 'world'}")
 
@@ -51,7 +51,9 @@ def demo(out: str | Path = "demo", sets: list[str] | None = None) -> dict[str, A
     part("train", f"a style in {run / 'best.safetensors'}")
 
     drawer = style.load(run)
-    held_out = [folder / "world" / "photos" / packs["photos"].rows[i].file for i in packs["photos"].where("held_out")]
+    held_out = [
+        folder / "world" / "photos" / packs["photos"].rows[i].file for i in packs["photos"].where("held_out")
+    ]
     translate(drawer, held_out, folder / "drawn", side_by_side=True)
     part("translate", f"{len(held_out)} held-out photos drawn in {folder / 'drawn'}")
 

@@ -39,7 +39,7 @@ class Style:
         self.size, self.groups = method.size, method.groups
         self.device, self.precision = torch.device(device), precision
         for network in method.networks().values():
-            network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+            network.to(self.device).eval().requires_grad_(False)
 
     def translate(self, photos: Tensor, group: str | None = None) -> Tensor:
         """Photos to drawings: (B, 3, S, S) float in [-1, 1] -> the same, on the CPU or where `photos` is.

@@ -188,7 +188,7 @@ def renamed(state: Mapping[str, Tensor], rules: list[Rule], what: str) -> dict[s
     compiled = [(re.compile(pattern), target) for pattern, target in rules]
     out: dict[str, Tensor] = {}
     for key, tensor in state.items():
-        for pattern, target in compiled:
+        for pattern, target in compiled:  # noqa: B007
             match = pattern.fullmatch(key)
             if match:
                 break

@@ -6,7 +6,8 @@ for Image-to-Image Translation, ICLR 2020, arXiv:1907.10830.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -74,25 +75,20 @@ class UGATIT(Method):
                     c.published_attention,
                 )
         for network in self._networks.values():
-            network.to(memory_format=torch.channels_last)
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def networks(self):
         return self._networks
 
     def optimizers(self):
-        return {
-            name: torch.optim.Adam(
-                [
-                    {"params": [p for p in self._parameters(names) if p.ndim > 1]},
-                    {"params": [p for p in self._parameters(names) if p.ndim <= 1], "weight_decay": 0.0},
-                ],
-                lr=self.config.learning_rate,
-                betas=(0.5, 0.999),
-                weight_decay=self.config.weight_decay,
-                fused=True,
-            )
-            for name, names in (("D", DISCRIMINATORS), ("G", GENERATORS))
-        }
+        return {"D": self._adam(DISCRIMINATORS), "G": self._adam(GENERATORS)}
+
+    def _adam(self, names: Sequence[str]) -> torch.optim.Adam:
+        parameters = [p for name in names for p in self._networks[name].parameters()]
+        kernels: dict[str, Any] = {"params": [p for p in parameters if p.ndim > 1]}
+        others: dict[str, Any] = {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}
+        rate, decay = self.config.learning_rate, self.config.weight_decay
+        return torch.optim.Adam([kernels, others], rate, (0.5, 0.999), weight_decay=decay, fused=True)
 
     def phases(self):
         c = self.config
@@ -184,9 +180,6 @@ class UGATIT(Method):
 
     def _towards(self, side: str) -> nn.Module:
         return self._networks["photo_to_drawing" if side == "drawings" else "drawing_to_photo"]
-
-    def _parameters(self, names) -> list[nn.Parameter]:
-        return [p for name in names for p in self._networks[name].parameters()]
 
 
 def _overlay(photos: Tensor, heat: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ class Hourglass(nn.Module):
             y = F.interpolate(up(y), scale_factor=2, mode="nearest") + kept.pop()
         found = norm_act(self.squeeze(self.after(y)), relu=True)
         rgb = self.rgb(found)
-        if self.back is None:
+        if self.back is None or self.rgb_back is None:
             return rgb
         return x + self.back(found) + self.rgb_back(rgb)
 

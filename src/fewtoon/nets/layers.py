@@ -60,7 +60,8 @@ class _Algebra:
             self.b_instance, self.b_layer = b, -self.l * self.t
             b = torch.lerp(self.b_layer, b, rho) if isinstance(rho, Tensor) else self.b_layer.expand_as(b)
         self.a, self.b = a, b
-        self.scale, self.shift = (a, b) if gamma is None else (a * gamma, b * gamma)
+        self.scale: Tensor = a if gamma is None else a * gamma
+        self.shift: Tensor = b if gamma is None else b * gamma
         if beta is not None:
             self.shift = self.shift + beta
 
@@ -363,7 +364,7 @@ class _SpectralConv(torch.autograd.Function):
         need_x, need_weight = ctx.needs_input_grad[:2]
         grad = grad.contiguous(memory_format=torch.channels_last)
         d_bias = grad.sum((0, 2, 3), dtype=torch.float32) if ctx.biased and ctx.needs_input_grad[2] else None
-        d_sigma = -(grad * y).sum(dtype=torch.float32) / sigma if need_weight else None
+        d_sigma = -(grad * y).sum(dtype=torch.float32) / sigma
         grad = grad.to(x.dtype) / sigma.to(x.dtype)
         d_x = d_weight = None
         if ctx.matrix:
@@ -416,6 +417,9 @@ class SpectralNorm(nn.Module):
     weight is neither copied nor divided. sigma = u^T W v is differentiated through W, u and v are constants
     that one power iteration per training forward keeps up to date.
     """
+
+    u: Tensor  # (O,) left singular vector of the weight as a matrix
+    v: Tensor  # (K * K * I,), or (I,) of a linear layer: right singular vector, rows before columns before channels
 
     def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
         super().__init__()

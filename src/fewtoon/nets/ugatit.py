@@ -221,7 +221,7 @@ class Discriminator(nn.Module):
         for conv in self.convs:
             x = F.leaky_relu(conv(pad_edge(x, 1), update)[0], 0.2)
         cam_logit = None
-        if self.cam_average is not None:
+        if self.cam_average is not None and self.cam_maximum is not None and self.mix is not None:
             mean, top = pools(x)
             with torch.autocast(x.device.type, enabled=False):
                 average, sigma_average = self.cam_average(mean, update)
@@ -237,6 +237,7 @@ class Discriminator(nn.Module):
 
     def classify(self, judged: Judged, update: bool = False) -> Tensor:
         """Group logits (B, groups), float32, from the average of the features (Face2Webtoon's attach point)."""
+        assert self.group is not None, "made with groups=0"
         mean = judged.features.mean((2, 3), dtype=torch.float32)
         with torch.autocast(mean.device.type, enabled=False):
             return self.group(mean, update)[0]
