@@ -110,7 +110,7 @@ def pictures(size: int, batch: int, device: str = "cpu") -> tuple[torch.Tensor, 
 
 
 def peak(which: str, size: int, channels: int) -> float:
-    """Peak memory in GB of two steps, in a process of its own."""
+    """Peak memory in GB of one step, in a process of its own."""
     command = [sys.executable, __file__, "--peak", which, "--size", str(size), "--channels", str(channels)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
@@ -139,7 +139,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if args.peak:
         work = make(args.peak, args.size, args.channels, args.batch)
-        work(), work()
+        work()
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
         return
     works = {which: make(which, args.size, args.channels, args.batch) for which in ("plain", "fp32", "bf16")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def seeded() -> None:
     torch.set_num_threads(1)
 
 
-def doubled(tensor: Tensor | float | None) -> Tensor | float | None:
+def doubled(tensor: Any) -> Any:
     """A float64 copy that collects its own gradient."""
     return tensor.detach().double().requires_grad_() if isinstance(tensor, Tensor) else tensor
 
@@ -47,7 +48,7 @@ def assert_same(
     tolerance: float = 2e-5,
 ) -> None:
     """ours(*arguments) in float32 and plain(*arguments) in float64: equal values and gradients of all tensors."""
-    mine = [a.detach().clone().requires_grad_() if isinstance(a, Tensor) else a for a in arguments]
+    mine: list[Any] = [a.detach().clone().requires_grad_() if isinstance(a, Tensor) else a for a in arguments]
     theirs = [doubled(a) for a in arguments]
     out, expected = ours(*mine), plain(*theirs)
     assert out.shape == expected.shape
@@ -57,7 +58,6 @@ def assert_same(
     (expected * weighing.double()).sum().backward()
     for place, (a, b) in enumerate(zip(mine, theirs)):
         if isinstance(a, Tensor):
-            assert isinstance(b, Tensor)
             assert (a.grad is None) == (b.grad is None), f"argument {place}"
             if a.grad is not None and b.grad is not None:
                 scale = b.grad.abs().max().clamp_min(1).item()
@@ -94,13 +94,13 @@ def plain_norm_act(x, gamma, beta, rho, residual, relu, pad):
 def test_norm_act(rho: str, rows: int | None, after: str, pad: int) -> None:
     # Channels of different mean and deviation: instance and layer norm are far apart.
     x = torch.randn(B, C, H, W) * torch.linspace(0.3, 3, C)[:, None, None] + torch.arange(C)[:, None, None]
-    mixing = {"instance": 1.0, "layer": 0.0, "mixed": torch.rand(C)}[rho]
+    mixing: Any = {"instance": 1.0, "layer": 0.0, "mixed": torch.rand(C)}[rho]
     gamma = None if rows is None else torch.randn(rows, C)
     beta = None if rows is None else torch.randn(rows, C)
     residual = torch.randn(B, C, H, W) if after == "residual" else None
     assert_same(
-        lambda *a: norm_act(*a, relu=after == "relu", pad=pad),
-        lambda *a: plain_norm_act(*a, relu=after == "relu", pad=pad),
+        lambda x, g, b, m, r: norm_act(x, g, b, m, r, after == "relu", pad),
+        lambda x, g, b, m, r: plain_norm_act(x, g, b, m, r, after == "relu", pad),
         [x, gamma, beta, mixing, residual],
     )
 
@@ -114,11 +114,11 @@ def test_norm_act_survives_a_large_mean() -> None:
 
 def test_norm_act_of_a_constant_map_is_beta() -> None:
     gamma, beta = torch.ones(1, 2), torch.tensor([[0.5, -1.0]])
-    x = torch.full((1, 2, 4, 4), 3.0, requires_grad=True)
+    x: Any = torch.full((1, 2, 4, 4), 3.0, requires_grad=True)
     y = norm_act(x, gamma, beta)
     y.sum().backward()
     torch.testing.assert_close(y[0, :, 0, 0], beta[0])
-    assert torch.isfinite(x.grad).all()  # type: ignore[arg-type]
+    assert torch.isfinite(x.grad).all()
 
 
 @pytest.mark.parametrize("rho", [1.0, 0.0, None])
@@ -129,12 +129,16 @@ def test_norm_act_in_bf16_is_close(rho: float | None) -> None:
     weighing = torch.randn(2, 8, 18, 18)
     results = []
     for kind in (torch.float32, torch.bfloat16):
-        leaves = [t.clone().to(kind if t is x else torch.float32).requires_grad_() for t in (x, gamma, beta)]
-        y = norm_act(*leaves, mixing, pad=1)  # no ReLU: it opens at other places after rounding
+        leaves: list[Any] = [
+            t.clone().to(kind if t is x else torch.float32).requires_grad_() for t in (x, gamma, beta)
+        ]
+        y = norm_act(
+            leaves[0], leaves[1], leaves[2], mixing, pad=1
+        )  # no ReLU: it opens at other places after rounding
         assert y.dtype == kind
         (y.float() * weighing).sum().backward()
-        assert leaves[1].grad.dtype == torch.float32  # type: ignore[union-attr]
-        results.append([y.float(), *(leaf.grad.float() for leaf in leaves)])  # type: ignore[union-attr]
+        assert leaves[1].grad.dtype == torch.float32
+        results.append([y.float(), *(leaf.grad.float() for leaf in leaves)])
     for exact, rounded in zip(*results):
         scale = exact.abs().max()
         assert (exact - rounded).abs().max() < 0.03 * scale
@@ -189,7 +193,7 @@ def test_adaptive_norm_kinds() -> None:
 
 
 def test_clip_mixing_clips_what_mixes_and_nothing_else() -> None:
-    network = nn.Module()
+    network: Any = nn.Module()
     for name in ("rho", "w_gamma", "w_beta", "gamma", "rhonda"):
         setattr(network, name, nn.Parameter(torch.tensor([-0.5, 0.25, 1.5])))
     network.below = AdaptiveNorm(1)
@@ -245,7 +249,7 @@ def test_pools() -> None:
 
 # --- spectral normalisation ------------------------------------------------------------------------------
 
-LAYERS: dict[str, tuple[Callable[[], nn.Conv2d | nn.Linear], tuple[int, ...], bool | None]] = {
+LAYERS: dict[str, tuple[Callable[[], Any], tuple[int, ...], bool | None]] = {
     # name: (layer, shape of its input, whether it is computed as a matrix product)
     "conv": (lambda: nn.Conv2d(3, 8, 4, stride=2), (2, 3, 12, 10), False),
     "conv, stride 1, no bias": (lambda: nn.Conv2d(8, 4, 4, bias=False), (2, 8, 7, 6), False),
@@ -257,7 +261,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Conv2d | nn.Linear], tuple[int, ...], bo
 }
 
 
-def ours_and_torchs(name: str, rounds: int = 15) -> tuple[SpectralNorm, nn.Module, Tensor]:
+def ours_and_torchs(name: str, rounds: int = 15) -> tuple[Any, Any, Tensor]:
     """The same layer under our spectral norm and under torch's, with the same u and v, and an input."""
     build, shape, matrix = LAYERS[name]
     layer = build()
@@ -266,7 +270,7 @@ def ours_and_torchs(name: str, rounds: int = 15) -> tuple[SpectralNorm, nn.Modul
     x = torch.randn(shape)
     if matrix is not None:
         assert layers._as_matrix(x, layer.weight) == matrix
-    theirs = build()
+    theirs: Any = build()
     theirs.load_state_dict(layer.state_dict())
     theirs = torch.nn.utils.parametrizations.spectral_norm(theirs, n_power_iterations=1)
     ours = SpectralNorm(layer.to(memory_format=torch.channels_last) if len(shape) == 4 else layer)
@@ -276,7 +280,7 @@ def ours_and_torchs(name: str, rounds: int = 15) -> tuple[SpectralNorm, nn.Modul
     state._u.copy_(ours.u)
     v = ours.v
     if len(shape) == 4:  # ours runs over (row, column, input)
-        o, i, kh, kw = layer.weight.shape
+        i, kh, kw = layer.weight.shape[1:]
         v = v.reshape(kh, kw, i).permute(2, 0, 1).flatten()
     state._v.copy_(v)
     return ours, theirs.eval(), x

@@ -427,8 +427,9 @@ class SpectralNorm(nn.Module):
         self.stride = layer.stride[0] if isinstance(layer, nn.Conv2d) else 1
         self.register_buffer("u", F.normalize(torch.randn(self.weight.shape[0]), dim=0))
         self.register_buffer("v", F.normalize(torch.randn(self.weight[0].numel()), dim=0))
-        for _ in range(15):
-            self.sigma(update=True)
+        if not self.weight.is_meta:  # built without memory, to count or to compare shapes
+            for _ in range(15):
+                self.sigma(update=True)
 
     @torch.no_grad()
     def sigma(self, update: bool) -> Tensor:
