@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 
 import numpy as np
 
+from common.measure import machine
 from fewtoon.metrics.distance import fid, kid
 
 
@@ -84,17 +83,9 @@ def main() -> None:
         "kid": round(found.value, 4),
         "kid_by_loop": round(plain_loop(real, fake, part, options.size, 0), 4),
         "settings": {key: value for key, value in vars(options).items() if key != "json"},
-        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "numpy": np.__version__},
+        "machine": machine(),
     }
     print(json.dumps(result, indent=None if options.json else 2))
-
-
-def _cpu() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

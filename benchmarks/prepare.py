@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
 import tempfile
@@ -22,9 +21,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import PIL
 from PIL import Image, features
 
+from common.measure import machine
 from fewtoon.data.prepare import prepare
 
 KINDS = {256: 400, 1024: 120, 3072: 16}  # side of the source in pixels: how many
@@ -152,14 +151,7 @@ def main() -> None:
             "statistic": "median; the ratios on top are of CPU seconds",
             "jpeg_quality": 90,
         },
-        "machine": {
-            "processor": platform.machine(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-            "pillow": PIL.__version__,
-            "libjpeg": features.version("jpg"),
-            "numpy": np.__version__,
-        },
+        "machine": {**machine(), "libjpeg": features.version("jpg")},
     }
     if arguments.json:
         print(json.dumps(result))

@@ -7,12 +7,12 @@ drawings from the plain ones is stated in levels of 255.
 from __future__ import annotations
 
 import torch
-from bench import interleaved, machine, median_ratio, medians, parser, tell
-from plain import PlainGenerator
-from ugatit_step import pictures, plain_name, to_plain
 
+from common.measure import interleaved, machine, median_ratio, medians, parser, tell
+from common.plain import PlainGenerator
 from fewtoon.methods.ugatit import UGATIT
 from fewtoon.style import Style
+from ugatit_step import pictures, plain_name, to_plain
 
 
 def main() -> None:
@@ -37,19 +37,24 @@ def main() -> None:
 
     styles = {name: Style(method, {}, "cpu", name) for name in ("fp32", "bf16")}
     truth = plainly()
-    works = {"plain": plainly} | {name: (lambda s=style: s.translate(photos)) for name, style in styles.items()}
+    works = {"plain": plainly} | {
+        name: (lambda s=style: s.translate(photos)) for name, style in styles.items()
+    }
     seconds = interleaved(works, args.runs)
     tell(
         {
             "benchmark": "translate",
             "ratio_fp32": median_ratio(seconds, "plain", "fp32"),
             "ratio_bf16": median_ratio(seconds, "plain", "bf16"),
-            "cpu_seconds_per_photo": {name: round(s / args.photos, 4) for name, s in medians(seconds).items()},
+            "cpu_seconds_per_photo": {
+                name: round(s / args.photos, 4) for name, s in medians(seconds).items()
+            },
             "largest_difference_levels": {
                 name: round(127.5 * (style.translate(photos) - truth).abs().max().item(), 3)
                 for name, style in styles.items()
             },
-            "settings": {name: getattr(args, name) for name in ("size", "channels", "photos", "runs")} | {"threads": 1},
+            "settings": {name: getattr(args, name) for name in ("size", "channels", "photos", "runs")}
+            | {"threads": 1},
             "machine": machine(),
         },
         args,

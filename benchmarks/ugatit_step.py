@@ -1,4 +1,4 @@
-"""One U-GAT-IT light training step against the published schedule, restated plainly in plain.py.
+"""One U-GAT-IT light training step against the published schedule, restated plainly in common/plain.py.
 
 Same weights, same pictures: first losses and gradients are compared, then CPU seconds of whole steps (both
 optimisers included) are measured in turn, on one thread. `--memory` adds the peak memory of one step at
@@ -13,14 +13,14 @@ import sys
 
 import torch
 
-from bench import interleaved, machine, median_ratio, medians, parser, tell
+from common.measure import interleaved, machine, median_ratio, medians, parser, tell
+from common.plain import PlainStep, norm
 from fewtoon.methods.base import Batch, Shared
 from fewtoon.methods.ugatit import DISCRIMINATORS, GENERATORS, UGATIT
-from plain import PlainStep, norm
 
 
 def plain_name(ours: str) -> str:
-    """Our parameter or buffer name -> its name in plain.py."""
+    """Our parameter or buffer name -> its name in common/plain.py."""
     name = ours.removeprefix("cam.") if ours.startswith("cam.") else ours
     spectral = name.split(".")[0] in ("convs", "cam_average", "cam_maximum", "last")
     if spectral and not name.endswith("bias"):

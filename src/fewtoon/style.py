@@ -75,7 +75,7 @@ class Style:
         A photo that is not square is cropped to its middle. Raises Problem for anything else.
         """
         if isinstance(image, Image.Image):
-            pixels = np.asarray(images.to_rgb(image))
+            pixels = np.asarray(images.to_rgb(images.upright(image)))
         else:
             pixels = np.asarray(image)
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:

@@ -177,6 +177,11 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
+def upright(image: Image.Image) -> Image.Image:
+    """The image as its EXIF orientation wants it seen."""
+    return _upright(image, _orientation(image))
+
+
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 

@@ -9,26 +9,20 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, memory, versions."""
-    import torch
-
-    model = platform.processor()
+    """Processor, cores, versions of what is installed."""
+    model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         model = lines[0].split(":", 1)[1].strip() if lines else model
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "capability": torch.backends.cpu.get_cpu_capability(),
-    }
+    versions = {name: metadata.version(name) for name in ("torch", "numpy", "pillow")}
+    return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version(), **versions}
 
 
 def interleaved(works: dict[str, Callable[[], Any]], runs: int, warmup: int = 1) -> dict[str, list[float]]:
