@@ -18,7 +18,9 @@ from fewtoon.errors import Problem, nearest
 class Strict(BaseModel):
     """A config section: unknown keys and values of the wrong type are errors."""
 
-    model_config = ConfigDict(extra="forbid", validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", validate_default=True, allow_inf_nan=False, protected_namespaces=()
+    )
 
 
 def changeable(default: Any, **limits: Any) -> Any:
@@ -127,7 +129,12 @@ def section(kind: type[Strict], values: Any, where: str) -> Any:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Lines 'key: old -> new' for every key of two dumped configs that differs and may not change."""
+    """Lines 'key: old -> new' for every key of two dumped configs that differs and may not change.
+
+    A setting that did not exist yet when `old` was written counts as its default.
+    """
+    with contextlib.suppress(Problem):
+        old = from_dict(old).dump()
     free = {
         f"train.{name}"
         for name, field in Train.model_fields.items()
@@ -156,7 +163,7 @@ def _read(preset: str | Path) -> dict[str, Any]:
         raise Problem(f"unknown preset {name!r}; {nearest(name, presets())}")
     try:
         tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise Problem(f"preset {name!r} is not readable YAML: {error}") from None
     if not isinstance(tree, dict) or "method" not in tree:
         raise Problem(f"preset {name!r} must name its method, for example 'method: ugatit'")
@@ -168,6 +175,9 @@ def _with_sets(tree: dict[str, Any], sets: Sequence[str]) -> dict[str, Any]:
 
     method = methods.find(str(tree.get("method", "")))
     known = [f"model.{k}" for k in method.Config.model_fields] + [f"train.{k}" for k in Train.model_fields]
+    for room in ("model", "train"):
+        if not isinstance(tree.get(room) or {}, dict):
+            raise Problem(f"{room}: expected keys and values, found {tree[room]!r}")
     tree = {**tree, "model": dict(tree.get("model") or {}), "train": dict(tree.get("train") or {})}
     for item in sets:
         key, equals, text = item.partition("=")
@@ -182,7 +192,7 @@ def _with_sets(tree: dict[str, Any], sets: Sequence[str]) -> dict[str, Any]:
         room, name = matches[0].split(".", 1)
         try:
             tree[room][name] = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, RecursionError):
             raise Problem(f"--set {item!r}: {text!r} is not a YAML value") from None
         if isinstance(tree[room][name], str):  # YAML 1.1 reads 1e-4 as text
             with contextlib.suppress(ValueError):

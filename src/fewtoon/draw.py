@@ -19,7 +19,7 @@ AHEAD = 16  # photos decoded ahead of the network
 
 def translate(
     style: Style | str | Path,
-    pictures: Sequence[str | Path],
+    pictures: Sequence[str | Path] | str | Path,
     out: str | Path,
     *,
     group: str | None = None,
@@ -41,13 +41,12 @@ def translate(
         raise Problem(f"batch {batch}: at least 1")
     if group is not None and group not in style.groups:
         raise Problem(f"this style has no group {group!r}; {nearest(group, style.groups)}")
-    found, unreadable = images.find([pictures] if isinstance(pictures, (str, Path)) else list(pictures))
+    given = [pictures] if isinstance(pictures, (str, Path)) else list(pictures)
+    found, unreadable = images.find(given)
     refused = [{"file": r.name, "reason": r.reason} for r in unreadable]
     if not found:
         why = f" ({refused[0]['file']}: {refused[0]['reason']})" if refused else ""
-        raise Problem(
-            f"no picture in {', '.join(map(images.printable, pictures))}{why}; name photos or folders"
-        )
+        raise Problem(f"no picture in {', '.join(map(images.printable, given))}{why}; name photos or folders")
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise Problem(f"{str(out)!r} is a file; name a folder for the drawings")

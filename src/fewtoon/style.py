@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,18 +40,20 @@ class Style:
         self.size, self.groups = method.size, method.groups
         self.device, self.precision = torch.device(device), precision
         for network in method.networks().values():
-            network.to(self.device).eval().requires_grad_(False)
+            network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network.eval().requires_grad_(False)
 
     def translate(self, photos: Tensor, group: str | None = None) -> Tensor:
         """Photos to drawings: (B, 3, S, S) float in [-1, 1] -> the same, on the CPU or where `photos` is.
 
         The network always sees the same shape, so a photo's drawing does not depend on its neighbours or on
-        the size of the batch. Raises Problem for a wrong shape or an unknown group.
+        the size of the batch. Raises Problem for a wrong type or shape and for an unknown group.
         """
+        takes = f"this style takes a float tensor (B, 3, {self.size}, {self.size}) in [-1, 1]"
+        if not isinstance(photos, Tensor) or not photos.is_floating_point():
+            raise Problem(f"photos of type {getattr(photos, 'dtype', type(photos).__name__)}; {takes}")
         if photos.ndim != 4 or photos.shape[1:] != (3, self.size, self.size):
-            raise Problem(
-                f"photos of shape {tuple(photos.shape)}: this style takes (B, 3, {self.size}, {self.size})"
-            )
+            raise Problem(f"photos of shape {tuple(photos.shape)}; {takes}")
         if group is not None and group not in self.groups:
             raise Problem(f"this style has no group {group!r}; {nearest(group, self.groups)}")
         chunk = 1 if self.device.type == "cpu" else GPU_CHUNK
@@ -74,10 +77,12 @@ class Style:
 
         A photo that is not square is cropped to its middle. Raises Problem for anything else.
         """
-        if isinstance(image, Image.Image):
-            pixels = np.asarray(images.to_rgb(images.upright(image)))
-        else:
+        try:
+            if isinstance(image, Image.Image):
+                image = images.to_rgb(images.upright(image))
             pixels = np.asarray(image)
+        except (OSError, ValueError, TypeError, RuntimeError, SyntaxError) as error:  # torn, closed, ragged
+            raise Problem(f"the image cannot be read ({error}); open the photo again") from None
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
             raise Problem(
                 f"an image of shape {pixels.shape} and type {pixels.dtype}; draw takes a PIL image or an "
@@ -128,6 +133,27 @@ def write(path: str | Path, method: Method, facts: dict[str, Any]) -> None:
     weights.write(path, tensors, {"fewtoon": json.dumps(header)})
 
 
+def _names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _facts(value: Any) -> bool:
+    return value is None or isinstance(value, dict)
+
+
+# What `load` and `describe` rely on; everything else in a header is only passed on.
+_HEADER: dict[str, Callable[[Any], bool]] = {
+    "method": lambda value: isinstance(value, str),
+    "size": lambda value: type(value) is int,
+    "groups": _names,
+    "networks": lambda value: _names(value) and bool(value),
+    "source": _facts,
+    "packs": _facts,
+    "metrics": _facts,
+    "licence": _facts,
+}
+
+
 def read_header(path: str | Path) -> dict[str, Any]:
     """The JSON header of a Style file, without reading its weights. Raises Problem if it is none."""
     path = Path(path)
@@ -144,7 +170,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
         ) from None
     try:
         header = json.loads(text or "")
-    except ValueError:
+    except (ValueError, RecursionError):
         header = None
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise Problem(
@@ -154,8 +180,8 @@ def read_header(path: str | Path) -> dict[str, Any]:
         raise Problem(
             f"style {str(path)!r} has version {header.get('version')!r}, this fewtoon reads {VERSION}; update fewtoon"
         )
-    for key, kind in (("method", str), ("size", int), ("groups", list), ("networks", list)):
-        if not isinstance(header.get(key), kind):
+    for key, valid in _HEADER.items():
+        if not valid(header.get(key)):
             raise Problem(
                 f"style {str(path)!r} is damaged: its header has no valid {key!r}; copy the file again"
             )
@@ -166,7 +192,7 @@ def load(path: str | Path, device: str | None = None, precision: Literal["fp32",
     """Open a Style file, or the best Style of a run folder.
 
     `device`: "cpu", "cuda" ...; None: a GPU if there is one. Raises Problem for a missing, torn or foreign
-    file. Nothing in the file is executed.
+    file and for a device that does not work. Nothing in the file is executed.
     """
     path = Path(path)
     if path.is_dir():
@@ -175,18 +201,37 @@ def load(path: str | Path, device: str | None = None, precision: Literal["fp32",
                 f"run {str(path)!r} has no best.safetensors yet; train it until the first held-out KID"
             )
         path = path / "best.safetensors"
+    if precision not in ("fp32", "bf16"):
+        raise Problem(f"precision {precision!r}: 'fp32' or 'bf16'")
     header = read_header(path)
     kind = methods.find(header["method"])
     settings = config.section(kind.Config, header.get("model"), "model")
-    method = kind(settings, header["size"], header["groups"], training=False)
+    with torch.device("meta"):  # no memory, and no first weights, before the tensors are known to fit
+        method = kind(settings, header["size"], header["groups"], training=False)
     tensors = weights.read(path)
     networks = method.networks()
     for name in set(networks) - set(header["networks"]):  # an imported file may hold one direction only
         del networks[name]
+    strays = [key for key in (*header["networks"], *tensors) if key.split(".")[0] not in networks]
+    if strays:
+        raise Problem(
+            f"style {str(path)!r} is damaged: {method.name} has no place for {strays[0]!r}; copy the file again"
+        )
     for name, network in networks.items():
         own = {key[len(name) + 1 :]: value for key, value in tensors.items() if key.startswith(f"{name}.")}
         weights.fill(network, own, f"style {str(path)!r}, network {name!r}")
-    return Style(method, header, device or ("cuda" if torch.cuda.is_available() else "cpu"), precision)
+    return Style(method, header, _device(device), precision)
+
+
+def _device(name: str | None) -> str:
+    """A device that works; None: a GPU if there is one. Raises Problem."""
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise Problem(f"device {name!r} does not work here ({reason}); use 'cpu', or leave it out") from None
+    return name
 
 
 def facts(header: dict[str, Any]) -> dict[str, Any]:
@@ -204,14 +249,15 @@ def describe(header: dict[str, Any]) -> str:
     ]
     source = header.get("source")
     if source:
-        lines.append(f"imported from {source['system']} ({source['file']}, sha256 {source['sha256'][:12]})")
+        told = f"{source.get('file')}, sha256 {str(source.get('sha256'))[:12]}"
+        lines.append(f"imported from {source.get('system')} ({told})")
     if header.get("step") is not None:
         lines.append(f"trained for {header['step']} steps")
     metrics = header.get("metrics") or {}
-    if metrics.get("kid") is not None:
+    if isinstance(metrics.get("kid"), (int, float)):
         lines.append(f"held-out KID x1000 {metrics['kid']:.2f} (features {metrics.get('features')})")
     for side, digest in (header.get("packs") or {}).items():
         lines.append(f"{side}: pack {str(digest)[:12]}")
-    for note in header.get("licence") or []:
-        lines.append(f"note: {note}")
+    for side, notes in (header.get("licence") or {}).items():
+        lines += [f"note on the {side}: {note}" for note in (notes if isinstance(notes, list) else [notes])]
     return "\n".join(lines)

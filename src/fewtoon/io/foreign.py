@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from fewtoon.errors import Problem
@@ -42,11 +43,11 @@ UGATIT_GENERATOR: list[Rule] = [
     (r"DownBlock\.1\.weight", "stem.weight"),
     (r"DownBlock\.5\.weight", "down1.weight"),
     (r"DownBlock\.9\.weight", "down2.weight"),
-    (r"DownBlock\.(\d+)\.conv_block\.1\.weight", r"encoder.<\1-12>.conv1.weight"),
-    (r"DownBlock\.(\d+)\.conv_block\.5\.weight", r"encoder.<\1-12>.conv2.weight"),
+    (r"DownBlock\.(\d{1,3})\.conv_block\.1\.weight", r"encoder.<\1-12>.conv1.weight"),
+    (r"DownBlock\.(\d{1,3})\.conv_block\.5\.weight", r"encoder.<\1-12>.conv2.weight"),
     (r"(gamma|beta)\.weight", r"\1.weight"),
-    (r"UpBlock1_(\d+)\.(conv[12])\.weight", r"decoder.<\1-1>.\2.weight"),
-    (r"UpBlock1_(\d+)\.(norm[12])\.rho", r"decoder.<\1-1>.\2.rho"),
+    (r"UpBlock1_(\d{1,3})\.(conv[12])\.weight", r"decoder.<\1-1>.\2.weight"),
+    (r"UpBlock1_(\d{1,3})\.(norm[12])\.rho", r"decoder.<\1-1>.\2.rho"),
     (r"UpBlock2\.2\.weight", "up1.weight"),
     (r"UpBlock2\.3\.(rho|gamma|beta)", r"up1_norm.\1"),
     (r"UpBlock2\.7\.weight", "up2.weight"),
@@ -87,7 +88,7 @@ DISCRIMINATOR: list[Rule] = [
     *(
         rule
         for theirs, ours in (
-            (r"model\.(\d+)", r"convs.<\1/3>"),
+            (r"model\.(\d{1,3})", r"convs.<\1/3>"),
             (r"(gap)_fc", "cam_average"),
             (r"(gmp)_fc", "cam_maximum"),
             (r"(group)_classfier", "group"),
@@ -136,7 +137,7 @@ def read(path: str | Path) -> Found:
     for name, state in tree.items():
         if name not in NETWORKS:
             raise Problem(f"{str(path)!r}: unknown network {name!r}; known: {', '.join(NETWORKS)}")
-        if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
+        if not isinstance(state, Mapping) or not all(map(_whole, state.values())):
             raise Problem(f"{str(path)!r}: {name!r} is not a state dict of tensors")
         states[name] = {str(k).removeprefix("module."): v.float() for k, v in state.items()}
 
@@ -200,6 +201,17 @@ def renamed(state: Mapping[str, Tensor], rules: list[Rule], what: str) -> dict[s
     return out
 
 
+def _whole(value: Any) -> bool:
+    """Whether this is a plain tensor whose numbers are all in the file: a few bytes must not claim gigabytes."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and value.is_floating_point()
+        and not value.is_meta
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    )
+
+
 def _evaluate(name: str) -> str:
     """'<14-12>' -> '2': the little arithmetic of layer numbers."""
     steps: dict[str, Callable[[int, int], int]] = {"-": lambda a, b: a - b, "/": lambda a, b: a // b}
@@ -211,10 +223,10 @@ def _reshaped(name: str, tensor: Tensor, state: Mapping[str, Tensor], key: str) 
     if last in ("rho", "gamma", "beta", "w_gamma", "w_beta"):
         return tensor.flatten()  # theirs: (1, C, 1, 1) or (1, C)
     if name.endswith("mix.weight"):
-        return tensor.flatten(1)  # theirs: a 1x1 convolution
+        return tensor.flatten(1) if tensor.ndim > 1 else tensor  # theirs: a 1x1 convolution
     if last == "v":  # theirs runs over (input, row, column), ours over (row, column, input)
         weight = state.get(re.sub(r"weight_v$", "weight_orig", re.sub(r"0\._v$", "original", key)))
-        if weight is not None and weight.ndim == 4:
+        if weight is not None and weight.ndim == 4 and tensor.numel() == weight[0].numel():
             i, kh, kw = weight.shape[1:]
             return tensor.reshape(i, kh, kw).permute(1, 2, 0).flatten()
     return tensor
@@ -232,7 +244,7 @@ def _variant(generator: Mapping[str, Tensor], path: str) -> tuple[dict[str, Any]
     hourglass = "ConvBlock1.1.weight" in generator
     stem = generator.get("ConvBlock1.1.weight" if hourglass else "DownBlock.1.weight")
     first = generator.get("FC.0.weight")
-    if stem is None or first is None or stem.ndim != 4 or first.ndim != 2:
+    if stem is None or first is None or stem.ndim != 4 or first.ndim != 2 or not len(stem):
         raise Problem(f"{path!r}: genA2B is neither U-GAT-IT's nor photo2cartoon's generator")
     pattern = r"EncodeBlock(\d+)\." if hourglass else r"DownBlock\.(\d+)\.conv_block"
     blocks = len({m[1] for key in generator if (m := re.match(pattern, key))})

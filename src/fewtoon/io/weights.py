@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 from collections.abc import Mapping
@@ -37,7 +38,8 @@ def write_bytes(path: str | Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise Problem(
             f"could not write {str(path)!r}: {error.strerror or error}; free some space or choose another folder"
         ) from error
@@ -66,30 +68,27 @@ def read_torch(path: str | Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        wanted = (
-            str(error).split("GLOBAL ")[-1].split(" ")[0] if "GLOBAL " in str(error) else "more than tensors"
-        )
+        if "GLOBAL " not in str(error):
+            raise Problem(
+                f"{str(path)!r} was refused: it is no torch file of tensors alone (torn, another kind of file, or "
+                "one that could run code); copy it again, or save its state dict alone"
+            ) from None
+        wanted = str(error).split("GLOBAL ")[-1].split(" ")[0]
         raise Problem(
-            f"{str(path)!r} was refused: it holds {wanted}, and only tensors are read because anything else "
+            f"{str(path)!r} was refused: it holds {wanted!r}, and only tensors are read because anything else "
             "could run code; save its state dict alone"
         ) from None
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        TypeError,
-        IndexError,
-    ) as error:
-        raise Problem(
-            f"{str(path)!r} is torn or not a torch file ({type(error).__name__}: {error})"[:300]
-        ) from None
+    except Exception as error:  # a damaged file may break any line of the reader
+        told = str(error).split(". ")[0][:200]
+        raise Problem(f"{str(path)!r} is torn or not a torch file ({type(error).__name__}: {told})") from None
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
-    """Load `tensors` into `network`, every key and every shape, or raise Problem naming the first that differs."""
+    """Load `tensors` into `network`, every key and every shape, or raise Problem naming the first that differs.
+
+    A network on the meta device takes the tensors for its own: so a file that claims an enormous network is
+    found out before any memory is asked for.
+    """
     expected = network.state_dict()
     missing = sorted(expected.keys() - tensors.keys())
     unknown = sorted(tensors.keys() - expected.keys())
@@ -101,4 +100,9 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
             raise Problem(
                 f"{what}: {key!r} has shape {tuple(tensor.shape)}, expected {tuple(expected[key].shape)}"
             )
-    network.load_state_dict(dict(tensors))
+        if tensor.is_floating_point() != expected[key].is_floating_point():
+            raise Problem(f"{what}: {key!r} holds {tensor.dtype} numbers, expected {expected[key].dtype}")
+    # Half precision becomes whole. Copies, because in a file tensors lie at any address, and some products
+    # round by how their factors are aligned in memory.
+    fitting = {key: tensor.to(expected[key].dtype, copy=True) for key, tensor in tensors.items()}
+    network.load_state_dict(fitting, assign=any(value.is_meta for value in expected.values()))

@@ -39,13 +39,15 @@ class UGATIT(Method):
         """Settings of U-GAT-IT. The defaults are the published light model."""
 
         generator: Literal["resnet", "hourglass"] = "resnet"  # hourglass: photo2cartoon's, with Soft-AdaLIN
-        channels: int = Field(64, ge=4)  # width of the generators' first layer
-        blocks: int = Field(4, ge=1)  # residual blocks before and after the attention
-        pool: int | None = Field(1, ge=1)  # grid that gamma and beta are made from; 1: light, null: full
+        channels: int = Field(64, ge=4, le=1024)  # width of the generators' first layer
+        blocks: int = Field(4, ge=1, le=64)  # residual blocks before and after the attention
+        pool: int | None = Field(
+            1, ge=1, le=64
+        )  # grid that gamma and beta are made from; 1: light, null: full
         norm: Literal["adalin", "adain", "adaln", "instance", "layer"] = "adalin"  # decoder (resnet only)
         cam_generator: bool = True  # attention in the generators (resnet only)
         cam_discriminator: bool = True  # attention in the discriminators
-        discriminator_channels: int | None = Field(None, ge=4)  # null: as the generators
+        discriminator_channels: int | None = Field(None, ge=4, le=1024)  # null: as the generators
         adversarial_weight: float = Field(1.0, ge=0)
         cycle_weight: float = Field(10.0, ge=0)
         identity_weight: float = Field(10.0, ge=0)

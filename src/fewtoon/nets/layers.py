@@ -6,6 +6,8 @@ under bf16 autocast the feature maps are bf16; statistics and the algebra on (B,
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -205,7 +207,7 @@ class Norm(nn.Module):
     """A normalisation with its own parameters, followed by what `norm_act` offers.
 
     kind: "lin" (layer-instance norm: rho starts at 0, that is layer norm), "instance" (no parameters),
-    "layer", "group" is not offered: the published ablation found it no better than instance.
+    "layer" (gamma and beta per channel).
     """
 
     def __init__(self, channels: int, kind: str = "instance") -> None:
@@ -227,27 +229,27 @@ class Norm(nn.Module):
 class AdaptiveNorm(nn.Module):
     """A normalisation whose gamma and beta (B, C) come from outside.
 
-    kind: "adalin" (rho starts at 0.9), "adain", "adaln", or "instance" / "layer", which ignore them.
+    kind: "adalin" (rho starts at 0.9), "adain", "adaln"; or "instance", "layer", which take none.
     """
+
+    FIXED_RHO: ClassVar[dict[str, float]] = {"adain": 1.0, "instance": 1.0, "adaln": 0.0, "layer": 0.0}
 
     def __init__(self, channels: int, kind: str = "adalin") -> None:
         super().__init__()
         self.kind = kind
-        if kind == "adalin":
+        if kind not in self.FIXED_RHO:
             self.rho = nn.Parameter(torch.full((channels,), 0.9))
 
     def forward(
         self,
         x: Tensor,
-        gamma: Tensor,
-        beta: Tensor,
+        gamma: Tensor | None,
+        beta: Tensor | None,
         residual: Tensor | None = None,
         relu: bool = False,
         pad: int = 0,
     ) -> Tensor:
-        rho = {"adain": 1.0, "instance": 1.0, "adaln": 0.0, "layer": 0.0}.get(self.kind)
-        if self.kind in ("instance", "layer"):
-            return norm_act(x, None, None, rho or 0.0, residual, relu, pad)
+        rho = self.FIXED_RHO.get(self.kind)
         return norm_act(x, gamma, beta, self.rho if rho is None else rho, residual, relu, pad)
 
 
@@ -406,7 +408,7 @@ class _SpectralConv(torch.autograd.Function):
             )
             if need_weight:
                 d_weight = d_weight.float().contiguous(memory_format=torch.channels_last)
-                _rows(d_weight).addr_(u, v, alpha=d_sigma.item())
+                _rows(d_weight).addr_(u * d_sigma, v)
         return d_x, d_weight, d_bias, None, None, None, None
 
 

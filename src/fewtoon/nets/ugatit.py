@@ -96,7 +96,7 @@ class AdaptiveResBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, bias=False)
         self.norm2 = AdaptiveNorm(channels, norm)
 
-    def forward(self, padded: Tensor, gamma: Tensor, beta: Tensor, pad: int = 1) -> Tensor:
+    def forward(self, padded: Tensor, gamma: Tensor | None, beta: Tensor | None, pad: int = 1) -> Tensor:
         hidden = self.norm1(self.conv1(padded), gamma, beta, relu=True, pad=1)
         return self.norm2(self.conv2(hidden), gamma, beta, residual=inside(padded), pad=pad)
 
@@ -132,11 +132,13 @@ class Generator(nn.Module):
         self.down2 = nn.Conv2d(2 * c, 4 * c, 3, stride=2, bias=False)
         self.encoder = nn.ModuleList(ResBlock(4 * c) for _ in range(blocks))
         self.cam = Cam(4 * c) if cam else None
-        grid = size // 4 if pool is None else pool
-        self.style1 = nn.Linear(4 * c * grid * grid, 4 * c, bias=False)
-        self.style2 = nn.Linear(4 * c, 4 * c, bias=False)
-        self.gamma = nn.Linear(4 * c, 4 * c, bias=False)
-        self.beta = nn.Linear(4 * c, 4 * c, bias=False)
+        self.adaptive = norm.startswith("ada")
+        if self.adaptive:
+            grid = size // 4 if pool is None else pool
+            self.style1 = nn.Linear(4 * c * grid * grid, 4 * c, bias=False)
+            self.style2 = nn.Linear(4 * c, 4 * c, bias=False)
+            self.gamma = nn.Linear(4 * c, 4 * c, bias=False)
+            self.beta = nn.Linear(4 * c, 4 * c, bias=False)
         self.decoder = nn.ModuleList(AdaptiveResBlock(4 * c, norm) for _ in range(blocks))
         up_norm = {"adain": "instance", "instance": "instance", "adaln": "layer", "layer": "layer"}.get(
             norm, "lin"
@@ -162,7 +164,7 @@ class Generator(nn.Module):
             x = F.relu(x)
         features = x  # (B, 4C, S/4, S/4)
 
-        gamma, beta = self._gamma_beta(features)
+        gamma, beta = self._gamma_beta(features) if self.adaptive else (None, None)
         x = pad_edge(x, 1)
         for block in self.decoder[:-1]:
             x = block(x, gamma, beta)

@@ -1,0 +1,461 @@
+"""The Style file and what draws with it: one photo, many photos on disk, and every kind of damaged file."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+import fewtoon
+from fewtoon import methods, style
+from fewtoon.draw import translate
+from fewtoon.errors import Problem
+from fewtoon.io import weights
+from fewtoon.methods.base import Method
+from fewtoon.style import Style
+
+SIZE = 16
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def method() -> Method:
+    torch.manual_seed(0)
+    kind = methods.find("ugatit")
+    return kind(kind.Config(**{"channels": 4, "blocks": 1}), SIZE, ["a", "b"], training=False)
+
+
+@pytest.fixture(scope="module")
+def file(method: Method, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("style") / "style.safetensors"
+    facts = {"step": 5, "licence": {"photos": ["with consent"]}, "metrics": {"kid": 1.5, "features": "tiny"}}
+    style.write(path, method, facts)
+    return path
+
+
+@pytest.fixture(scope="module")
+def artist(file: Path) -> Style:
+    return fewtoon.load(file, device="cpu")
+
+
+def photo(number: int = 0, width: int = 24, height: int = 20) -> Image.Image:
+    """A smooth picture in colour."""
+    coarse = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def one_line(call: Callable[[], Any], *words: str) -> str:
+    """The one-line Problem that a call ends with, which contains all the words."""
+    with pytest.raises(Problem) as told:
+        call()
+    text = str(told.value)
+    assert "\n" not in text
+    for word in words:
+        assert word in text, text
+    return text
+
+
+# --- one photo -------------------------------------------------------------------------------------------
+
+MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+
+
+def in_mode(mode: str) -> Image.Image:
+    if mode in DEEP:
+        return Image.new(mode, (20, 24), 100)
+    picture = photo()
+    via = {"La": "LA", "RGBa": "RGBA", "LAB": "RGB", "PA": "P"}.get(mode)
+    return (
+        (picture.convert(via) if via else picture).convert(mode)
+        if mode != "LAB"
+        else Image.new(mode, (20, 24))
+    )
+
+
+@pytest.mark.parametrize("mode", MODES + DEEP)
+def test_every_mode_of_pillow_is_drawn(artist: Style, mode: str) -> None:
+    drawn = artist.draw(in_mode(mode))
+    assert drawn.mode == "RGB"
+    assert drawn.size == (SIZE, SIZE)
+
+
+def test_transparency_is_drawn_on_white(artist: Style) -> None:
+    clear = Image.new("RGBA", (20, 20), (10, 200, 30, 0))
+    assert artist.draw(clear).tobytes() == artist.draw(Image.new("RGB", (20, 20), "white")).tobytes()
+
+
+def test_an_array_is_drawn_as_the_picture_it_holds(artist: Style) -> None:
+    pixels = np.asarray(photo())
+    expected = artist.draw(photo()).tobytes()
+    assert artist.draw(pixels).tobytes() == expected
+    assert artist.draw(pixels[:, ::-1][:, ::-1]).tobytes() == expected  # negative strides
+    assert artist.draw(Image.fromarray(pixels)).tobytes() == expected
+    assert not pixels.flags.writeable  # and was not needed to be
+
+
+def test_the_middle_of_a_wide_photo_is_drawn(artist: Style) -> None:
+    wide = np.zeros((SIZE, 3 * SIZE, 3), np.uint8)
+    wide[:, SIZE : 2 * SIZE] = np.asarray(photo(1, SIZE, SIZE))
+    assert artist.draw(wide).tobytes() == artist.draw(photo(1, SIZE, SIZE)).tobytes()
+
+
+def test_a_photo_is_drawn_upright(artist: Style) -> None:
+    turned = photo(2, SIZE, SIZE).transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned by 270 degrees
+    file = io.BytesIO()
+    turned.save(file, "PNG", exif=exif)
+    assert artist.draw(Image.open(file)).tobytes() == artist.draw(photo(2, SIZE, SIZE)).tobytes()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        None,
+        "photo.png",
+        [[1, 2], [3]],
+        np.zeros((8, 8), np.uint8),
+        np.zeros((8, 8, 4), np.uint8),
+        np.zeros((1, 8, 8, 3), np.uint8),
+        np.zeros((8, 8, 3)),
+        np.zeros((0, 8, 3), np.uint8),
+        Image.new("RGB", (0, 5)),
+        Image.fromarray(np.full((8, 8), np.nan, np.float32)),
+        torch.zeros(8, 8, 3, requires_grad=True),
+    ],
+    ids=lambda wrong: type(wrong).__name__,
+)
+def test_what_is_no_photo_is_refused(artist: Style, wrong: Any) -> None:
+    one_line(lambda: artist.draw(wrong))
+
+
+def test_a_photo_torn_or_closed_is_refused(artist: Style) -> None:
+    file = io.BytesIO()
+    photo(0, 200, 200).save(file, "JPEG")
+    torn = Image.open(io.BytesIO(file.getvalue()[:900]))  # Pillow notices only when it decodes
+    one_line(lambda: artist.draw(torn), "cannot be read")
+    closed = Image.open(file)
+    closed.close()
+    one_line(lambda: artist.draw(closed), "cannot be read")
+
+
+def test_tensors_of_the_wrong_kind_are_refused(artist: Style) -> None:
+    right = torch.zeros(1, 3, SIZE, SIZE)
+    for wrong in (right[0], right[:, :2], right[..., 1:], right.byte(), right.numpy(), None):
+        one_line(lambda wrong=wrong: artist.translate(wrong), f"(B, 3, {SIZE}, {SIZE})")
+    assert artist.translate(right[:0]).shape == (0, 3, SIZE, SIZE)
+    for kind in (torch.float16, torch.float64):
+        assert artist.translate(right.to(kind)).dtype == torch.float32
+
+
+def test_groups(artist: Style) -> None:
+    assert artist.groups == ["a", "b"]
+    assert artist.draw(photo(), group="b").size == (SIZE, SIZE)
+    one_line(lambda: artist.draw(photo(), group="bb"), "'bb'", "did you mean 'b'")
+    one_line(lambda: artist.translate(torch.zeros(1, 3, SIZE, SIZE), "old"), "'old'", "known: a, b")
+
+
+def test_every_level_survives_the_way_to_a_tensor_and_back() -> None:
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, 3)
+    tensor = style.to_tensor(levels)
+    assert tensor.min() == -1
+    assert tensor.max() == 1
+    assert np.array_equal(style.to_pixels(tensor), levels)
+    assert style.to_pixels(torch.tensor([-2.0, 2.0, 0.0]).view(1, 3, 1, 1)).ravel().tolist() == [0, 255, 128]
+
+
+def test_bf16_is_close(file: Path) -> None:
+    photos = style.to_tensor(np.asarray(photo(3, SIZE, SIZE))[None])
+    exact = style.load(file, "cpu").translate(photos)
+    rounded = style.load(file, "cpu", "bf16").translate(photos)
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(exact, rounded)
+    assert (exact - rounded).abs().mean() < 0.05
+
+
+# --- photos on disk --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    (folder / "sub" / "deep").mkdir(parents=True)
+    for number, name in enumerate(
+        ["1.png", "2.png", "3.jpg", "sub/1.png", "sub/deep/1.bmp", "x.jpg", "x.png"]
+    ):
+        photo(number, 30, 24).save(folder / name)
+    return folder
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_the_drawings_do_not_depend_on_the_batch(artist: Style, photos: Path, tmp_path: Path) -> None:
+    trees = []
+    for batch in (1, 3, 8):
+        result = translate(artist, [photos], tmp_path / str(batch), batch=batch)
+        assert result["refused"] == []
+        trees.append(tree(tmp_path / str(batch)))
+        assert set(result["drawn"]) == set(trees[-1])
+    assert trees[0] == trees[1] == trees[2]
+    assert len(set(trees[0].values())) == 7
+
+
+def test_names_and_sub_folders_are_kept(artist: Style, photos: Path, tmp_path: Path) -> None:
+    translate(artist, photos, tmp_path / "out")
+    names = {"1.png", "2.png", "3.png", "sub/1.png", "sub/deep/1.png", "x.jpg.png", "x.png.png"}
+    assert set(tree(tmp_path / "out")) == names
+    drawn = Image.open(tmp_path / "out" / "x.png.png")
+    assert drawn.tobytes() == artist.draw(Image.open(photos / "x.png")).tobytes()
+
+
+def test_names_never_overwrite_each_other(artist: Style, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    names = ["a.jpg", "a.png", "a.jpg.png", "a-2.png", "A.png", "a.png.png"]
+    for number, name in enumerate(names):
+        photo(number).save(folder / name)
+    result = translate(artist, folder, tmp_path / "out")
+    assert len(set(result["drawn"])) == len(names) == len(tree(tmp_path / "out"))
+    other = tmp_path / "other" / "photos"  # two folders of the same name
+    other.mkdir(parents=True)
+    photo(9).save(other / "a.png")
+    result = translate(artist, [folder, other], tmp_path / "both")
+    assert len(set(result["drawn"])) == len(names) + 1 == len(tree(tmp_path / "both"))
+
+
+def test_side_by_side(artist: Style, photos: Path, tmp_path: Path) -> None:
+    translate(artist, photos / "1.png", tmp_path / "out", side_by_side=True)
+    pair = Image.open(tmp_path / "out" / "1.png")
+    assert pair.size == (2 * SIZE, SIZE)
+    drawn = pair.crop((SIZE, 0, 2 * SIZE, SIZE))
+    assert drawn.tobytes() == artist.draw(Image.open(photos / "1.png")).tobytes()
+    left = np.asarray(pair.crop((0, 0, SIZE, SIZE))).astype(int)
+    plain = Image.open(photos / "1.png").crop((3, 0, 27, 24)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+    assert np.abs(left - np.asarray(plain)).max() <= 1
+
+
+def test_an_unreadable_photo_does_not_stop_the_rest(artist: Style, photos: Path, tmp_path: Path) -> None:
+    (photos / "0-first.jpg").write_bytes(b"this is a text")
+    (photos / "empty.png").write_bytes(b"")
+    torn = (photos / "3.jpg").read_bytes()
+    (photos / "torn.jpg").write_bytes(torn[: len(torn) // 2])
+    (photos / "film.mp4").write_bytes(b"film")
+    result = translate(artist, photos, tmp_path / "out", batch=1)
+    assert len(result["drawn"]) == 7 == len(tree(tmp_path / "out"))
+    refused = {Path(one["file"]).name: one["reason"] for one in result["refused"]}
+    assert set(refused) == {"0-first.jpg", "empty.png", "torn.jpg", "film.mp4"}
+    assert all(refused.values())
+
+
+def test_nothing_to_draw_is_a_problem(artist: Style, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    one_line(lambda: translate(artist, [tmp_path / "none"], out), "does not exist")
+    (tmp_path / "empty").mkdir()
+    for empty in (tmp_path / "empty", str(tmp_path / "empty"), [tmp_path / "empty"]):
+        one_line(lambda empty=empty: translate(artist, empty, out), f"no picture in {tmp_path / 'empty'};")
+    (tmp_path / "bad.png").write_bytes(b"bad")
+    one_line(lambda: translate(artist, tmp_path / "bad.png", out), "none of 1 pictures", "bad.png")
+    one_line(lambda: translate(artist, photos, photos / "1.png"), "is a file")
+    one_line(lambda: translate(artist, photos, photos / "1.png" / "below"), "1.png")
+    one_line(lambda: translate(artist, photos, out, batch=0), "batch 0")
+    one_line(lambda: translate(artist, photos, out, group="c"), "'c'")
+    one_line(lambda: translate(tmp_path / "no.safetensors", photos, out), "does not exist")
+    assert not out.exists()
+
+
+def test_a_full_disk_leaves_no_half_drawing(
+    artist: Style, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    one_line(lambda: translate(artist, photos, tmp_path / "out"), "No space left on device")
+    assert tree(tmp_path / "out") == {}
+
+
+# --- damaged and foreign files ---------------------------------------------------------------------------
+
+
+def changed(file: Path, out: Path, tensors: dict[str, Tensor] | None = None, **header: Any) -> Path:
+    """The file with other header entries ("gone": without it) and other tensors."""
+    entries = {**style.read_header(file), **header}
+    entries = {key: value for key, value in entries.items() if value != "gone"}
+    held = weights.read(file) if tensors is None else tensors
+    save_file(held, out, {"fewtoon": json.dumps(entries)})
+    return out
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    one_line(lambda: fewtoon.load(tmp_path / "none.safetensors"), "none.safetensors", "does not exist")
+    one_line(lambda: fewtoon.load(tmp_path), "best.safetensors")
+    name = os.fsdecode(bytes(tmp_path) + b"/\xff.safetensors")
+    one_line(lambda: fewtoon.load(name), "does not exist")
+
+
+@pytest.mark.parametrize("share", [0, 1e-5, 6e-5, 1e-4, 0.01, 0.1, 0.5, 0.9, 0.99999])
+def test_a_torn_file(file: Path, tmp_path: Path, share: float) -> None:
+    torn = tmp_path / "torn.safetensors"
+    data = file.read_bytes()
+    torn.write_bytes(data[: int(len(data) * share)])
+    one_line(lambda: fewtoon.load(torn), "torn.safetensors", "not a style")
+
+
+def test_files_that_are_no_styles(file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    for data in (np.random.default_rng(0).bytes(5000), file.read_bytes() + b"x", b"PK\3\4", b"\xff" * 64):
+        path.write_bytes(data)
+        one_line(lambda: fewtoon.load(path), "not a style")
+    torch.save({"a": torch.zeros(1)}, path)
+    one_line(lambda: fewtoon.load(path), "not a style", "fewtoon import")
+    save_file({"a": torch.zeros(1)}, path)
+    one_line(lambda: fewtoon.load(path), "not a style of fewtoon")
+    for text in ("", "{", "[1]", '"x"', "null", "[" * 50_000, json.dumps({"format": "other"})):
+        save_file({"a": torch.zeros(1)}, path, {"fewtoon": text})
+        one_line(lambda: fewtoon.load(path), "not a style of fewtoon")
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ({"version": 2}, ["version 2", "update fewtoon"]),
+        ({"version": "gone"}, ["version None"]),
+        ({"method": "ugatti"}, ["'ugatti'", "did you mean 'ugatit'"]),
+        ({"method": "base"}, ["'base'"]),
+        ({"method": 5}, ["'method'"]),
+        ({"size": 3}, ["size 3"]),
+        ({"size": 62}, ["size 62", "multiple of 4"]),
+        ({"size": "16"}, ["'size'"]),
+        ({"size": True}, ["'size'"]),
+        ({"size": "gone"}, ["'size'"]),
+        ({"groups": "ab"}, ["'groups'"]),
+        ({"groups": [1, 2]}, ["'groups'"]),
+        ({"groups": [["a"]]}, ["'groups'"]),
+        ({"networks": []}, ["'networks'"]),
+        ({"networks": [["a"]]}, ["'networks'"]),
+        ({"networks": ["photo_to_drawing"]}, ["drawing_to_photo", "damaged"]),
+        ({"networks": ["photo_to_drawing", "drawing_to_photo", "other"]}, ["'other'"]),
+        ({"model": {"chanels": 4}}, ["model.chanels", "did you mean 'channels'"]),
+        ({"model": [1]}, ["model"]),
+        ({"model": {"channels": 8, "blocks": 1}}, ["shape"]),
+        ({"model": {"channels": 10**6}}, ["model.channels"]),
+        ({"model": {"channels": 4, "blocks": 1, "pool": None}, "size": 400_000}, ["shape"]),
+        ({"source": "somewhere"}, ["'source'"]),
+        ({"metrics": "good"}, ["'metrics'"]),
+        ({"packs": [1]}, ["'packs'"]),
+        ({"licence": 5}, ["'licence'"]),
+    ],
+    ids=str,
+)
+def test_a_tampered_header(file: Path, tmp_path: Path, header: dict[str, Any], words: list[str]) -> None:
+    path = changed(file, tmp_path / "t.safetensors", **header)
+    one_line(lambda: fewtoon.load(path, "cpu"), *words)
+
+
+def test_tensors_that_do_not_fit(file: Path, tmp_path: Path) -> None:
+    tensors = weights.read(file)
+    key = "photo_to_drawing.stem.weight"
+    path = tmp_path / "t.safetensors"
+    less = {k: v for k, v in tensors.items() if k != key}
+    one_line(lambda: fewtoon.load(changed(file, path, less)), "'stem.weight'", "photo_to_drawing", "lacks")
+    for stray in ("photo_to_drawing.extra", "extra.weight", "extra"):
+        more = {**tensors, stray: torch.zeros(1)}
+        one_line(lambda more=more: fewtoon.load(changed(file, path, more)), "extra")
+    for other in (tensors[key][:1].clone(), tensors[key].flatten(1), tensors[key].int()):
+        wrong = {**tensors, key: other}
+        one_line(lambda wrong=wrong: fewtoon.load(changed(file, path, wrong)), "'stem.weight'")
+
+
+def test_half_precision_weights_are_read_as_float32(file: Path, tmp_path: Path) -> None:
+    half = {key: tensor.half() for key, tensor in weights.read(file).items()}
+    loaded = fewtoon.load(changed(file, tmp_path / "half.safetensors", half), "cpu")
+    assert all(p.dtype == torch.float32 for n in loaded.method.networks().values() for p in n.parameters())
+    assert loaded.draw(photo()).size == (SIZE, SIZE)
+
+
+def test_one_direction_is_enough(file: Path, tmp_path: Path, artist: Style) -> None:
+    one = {key: value for key, value in weights.read(file).items() if key.startswith("photo_to_drawing.")}
+    path = changed(file, tmp_path / "one.safetensors", one, networks=["photo_to_drawing"])
+    loaded = fewtoon.load(path, "cpu")
+    assert loaded.draw(photo()).tobytes() == artist.draw(photo()).tobytes()
+    assert "back again" not in loaded.method.preview(torch.zeros(1, 3, SIZE, SIZE))
+
+
+def test_devices_and_precisions_that_do_not_exist(file: Path) -> None:
+    one_line(lambda: fewtoon.load(file, "cudaa"), "'cudaa'", "'cpu'")
+    one_line(lambda: fewtoon.load(file, "meta"), "'meta'")
+    one_line(lambda: fewtoon.load(file, "cpu", "fp16"), "'fp16'")  # type: ignore[arg-type]
+    if not torch.cuda.is_available():
+        one_line(lambda: fewtoon.load(file, "cuda"), "'cuda'", "'cpu'")
+
+
+def test_loading_leaves_the_random_numbers_alone(file: Path) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    fewtoon.load(file, "cpu")
+    assert torch.equal(torch.rand(3), expected)
+
+
+# --- the header ------------------------------------------------------------------------------------------
+
+
+def test_the_header_says_what_it_is(file: Path) -> None:
+    header = style.read_header(file)
+    assert header["format"] == "fewtoon-style"
+    assert (header["method"], header["size"], header["groups"]) == ("ugatit", SIZE, ["a", "b"])
+    assert header["fewtoon"] == fewtoon.__version__
+    assert header["model"]["channels"] == 4
+    text = style.describe(header)
+    for word in ("16 px", "ugatit", "Kim", "a, b", "5 steps", "1.50 (features tiny)", "photos: with consent"):
+        assert word in text
+    assert style.facts(header)["metrics"]["kid"] == 1.5
+    assert "source" not in style.facts(header)
+
+
+# --- saving ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("broken", ["fsync", "replace", "open"])
+def test_a_full_disk_keeps_the_older_style(
+    artist: Style, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    path = tmp_path / "kept.safetensors"
+    path.write_bytes(b"what was here")
+
+    def full(*arguments: Any, **more: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open" if broken == "open" else f"os.{broken}", full)
+        one_line(lambda: artist.save(path), "kept.safetensors", "No space left on device")
+    assert tree(tmp_path) == {"kept.safetensors": b"what was here"}
+    artist.save(path)
+    assert fewtoon.load(path, "cpu").header == artist.header
+
+
+def test_places_that_cannot_be_written(artist: Style, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    one_line(lambda: artist.save(tmp_path / "file" / "x.safetensors"), "could not write")
+    one_line(lambda: artist.save(tmp_path / ("x" * 300)), "could not write")
+    one_line(lambda: artist.save(tmp_path), "could not write")
+    assert set(tree(tmp_path)) == {"file"}
+    artist.save(tmp_path / "new" / "folder" / "x.safetensors")
+    assert (tmp_path / "new" / "folder" / "x.safetensors").is_file()
