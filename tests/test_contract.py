@@ -255,7 +255,7 @@ def test_micro_batches_add_up_to_the_batch(name: str, small: Small) -> None:
     if not small.splits:
         pytest.skip("this method compares the pictures of a batch with each other")
     whole = batch(small.size)
-    parts = [Batch(*[t[i : i + 1] for t in whole[:4]], step=0) for i in range(2)]  # type: ignore[misc]
+    parts = [Batch._make([*(t[i : i + 1] for t in whole[:4]), 0]) for i in range(2)]
     losses, full = gradients(trainee(name, small), [whole], kept=False)
     split_losses, split = gradients(trainee(name, small), parts, kept=False)
     assert split_losses == pytest.approx(losses, rel=1e-3, abs=1e-6)

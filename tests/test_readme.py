@@ -4,10 +4,10 @@ somewhere. Everything happens in small, on the drawn world, in a temporary folde
 from __future__ import annotations
 
 import inspect
-import os
 import re
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ import torch
 import fewtoon.demo
 from fewtoon import cli, config, methods
 from fewtoon.data import world
-from fewtoon.io import foreign
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
@@ -147,6 +146,13 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def test_the_method_card_knows_every_setting() -> None:
+    text = (ROOT / "docs" / "ugatit.md").read_text(encoding="utf-8")
+    table = text.split("## Settings")[1].split("\n## ")[0]
+    first = "".join(re.findall(r"^\|([^|]*)\|", table, flags=re.MULTILINE))
+    assert set(re.findall(r"`(\w+)`", first)) == set(methods.find("ugatit").Config.model_fields)
+
+
 def test_pictures_are_small() -> None:
     for path in (ROOT / "docs" / "pictures").iterdir():
         assert path.stat().st_size < 300_000, f"{path.name} has {path.stat().st_size} bytes"
@@ -156,7 +162,7 @@ def test_pictures_are_small() -> None:
 
 
 @pytest.fixture
-def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The example's file, found among the methods, and its preset, whose path is returned."""
     (code,) = blocks("CONTRIBUTING.md", "python")
     (preset,) = blocks("CONTRIBUTING.md", "yaml")
@@ -167,7 +173,7 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path.write_text(preset)
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(folder)])
     monkeypatch.delitem(sys.modules, "fewtoon.methods.recolour", raising=False)
-    yield path  # type: ignore[misc]
+    yield path
     sys.modules.pop("fewtoon.methods.recolour", None)
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import fewtoon
-from fewtoon import methods, style
+from fewtoon import config, methods, style
 from fewtoon.draw import translate
 from fewtoon.errors import Problem
 from fewtoon.io import weights
@@ -36,7 +37,8 @@ def one_thread() -> None:
 def method() -> Method:
     torch.manual_seed(0)
     kind = methods.find("ugatit")
-    return kind(kind.Config(**{"channels": 4, "blocks": 1}), SIZE, ["a", "b"], training=False)
+    settings = config.section(kind.Config, {"channels": 4, "blocks": 1}, "model")
+    return kind(settings, SIZE, ["a", "b"], training=False)
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +158,9 @@ def test_a_photo_torn_or_closed_is_refused(artist: Style) -> None:
 
 def test_tensors_of_the_wrong_kind_are_refused(artist: Style) -> None:
     right = torch.zeros(1, 3, SIZE, SIZE)
+    wrong: Any
     for wrong in (right[0], right[:, :2], right[..., 1:], right.byte(), right.numpy(), None):
-        one_line(lambda wrong=wrong: artist.translate(wrong), f"(B, 3, {SIZE}, {SIZE})")
+        one_line(partial(artist.translate, wrong), f"(B, 3, {SIZE}, {SIZE})")
     assert artist.translate(right[:0]).shape == (0, 3, SIZE, SIZE)
     for kind in (torch.float16, torch.float64):
         assert artist.translate(right.to(kind)).dtype == torch.float32
@@ -269,7 +272,7 @@ def test_nothing_to_draw_is_a_problem(artist: Style, photos: Path, tmp_path: Pat
     one_line(lambda: translate(artist, [tmp_path / "none"], out), "does not exist")
     (tmp_path / "empty").mkdir()
     for empty in (tmp_path / "empty", str(tmp_path / "empty"), [tmp_path / "empty"]):
-        one_line(lambda empty=empty: translate(artist, empty, out), f"no picture in {tmp_path / 'empty'};")
+        one_line(partial(translate, artist, empty, out), f"no picture in {tmp_path / 'empty'};")
     (tmp_path / "bad.png").write_bytes(b"bad")
     one_line(lambda: translate(artist, tmp_path / "bad.png", out), "none of 1 pictures", "bad.png")
     one_line(lambda: translate(artist, photos, photos / "1.png"), "is a file")
@@ -377,10 +380,10 @@ def test_tensors_that_do_not_fit(file: Path, tmp_path: Path) -> None:
     one_line(lambda: fewtoon.load(changed(file, path, less)), "'stem.weight'", "photo_to_drawing", "lacks")
     for stray in ("photo_to_drawing.extra", "extra.weight", "extra"):
         more = {**tensors, stray: torch.zeros(1)}
-        one_line(lambda more=more: fewtoon.load(changed(file, path, more)), "extra")
+        one_line(partial(fewtoon.load, changed(file, path, more)), "extra")
     for other in (tensors[key][:1].clone(), tensors[key].flatten(1), tensors[key].int()):
         wrong = {**tensors, key: other}
-        one_line(lambda wrong=wrong: fewtoon.load(changed(file, path, wrong)), "'stem.weight'")
+        one_line(partial(fewtoon.load, changed(file, path, wrong)), "'stem.weight'")
 
 
 def test_half_precision_weights_are_read_as_float32(file: Path, tmp_path: Path) -> None:
@@ -401,7 +404,7 @@ def test_one_direction_is_enough(file: Path, tmp_path: Path, artist: Style) -> N
 def test_devices_and_precisions_that_do_not_exist(file: Path) -> None:
     one_line(lambda: fewtoon.load(file, "cudaa"), "'cudaa'", "'cpu'")
     one_line(lambda: fewtoon.load(file, "meta"), "'meta'")
-    one_line(lambda: fewtoon.load(file, "cpu", "fp16"), "'fp16'")  # type: ignore[arg-type]
+    one_line(lambda: fewtoon.load(file, "cpu", "fp16"), "'fp16'")
     if not torch.cuda.is_available():
         one_line(lambda: fewtoon.load(file, "cuda"), "'cuda'", "'cpu'")
 

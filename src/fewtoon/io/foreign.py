@@ -166,7 +166,7 @@ def import_style(path: str | Path, out: str | Path, size: int | None = None) -> 
         raise Problem(f"--size {size}: these full weights work at {found.size} px only; leave --size away")
     kind = methods.find("ugatit")
     settings = config.section(kind.Config, found.model, "model")
-    method = kind(settings, found.size or size or 256, training=False)
+    method = kind(settings, found.size or (256 if size is None else size), training=False)
     own = method.networks()
     for name in list(own):
         if name not in found.networks:
