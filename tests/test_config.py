@@ -154,7 +154,7 @@ def test_the_last_set_wins_and_the_preset_stays() -> None:
         ("=5", ["unknown key ''"]),
         ("stpes=5", ["unknown key 'stpes'", "did you mean 'steps'"]),
         ("train.stpes=5", ["unknown key 'train.stpes'", "'train.steps'"]),
-        ("train.channels=5", ["unknown key 'train.channels'", "'channels'"]),
+        ("train.channels=5", ["unknown key 'train.channels'", "'model.channels'"]),
         ("method=ugatit", ["unknown key 'method'"]),
         ("steps=many", ["train.steps = 'many'"]),
         ("steps=", ["train.steps = None"]),
@@ -245,7 +245,8 @@ def test_dump_is_plain_values() -> None:
 
 
 def test_nearest() -> None:
-    assert nearest("womam", ["woman", "man"]) == "did you mean 'woman' or 'man'?"
+    assert nearest("womam", ["old", "woman"]) == "did you mean 'woman'?"
+    assert nearest("step", ["seed", "stop", "steps"]) == "did you mean 'steps' or 'stop'?"
     assert nearest("x", ["woman", "man"]) == "known: woman, man"
     assert nearest("x", []) == "known: none"
 

@@ -31,7 +31,9 @@ from fewtoon.nets.ugatit import Discriminator, discriminator_layers
 State = dict[str, Tensor]
 
 
-pytestmark = pytest.mark.filterwarnings("error::UserWarning")  # what a file makes torch say must not reach the user
+pytestmark = pytest.mark.filterwarnings(
+    "error::UserWarning"
+)  # what a file makes torch say must not reach the user
 
 
 @pytest.fixture(autouse=True)

@@ -11,21 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewtoon.nets import layers
-from fewtoon.nets.layers import (
-    AdaptiveNorm,
-    Norm,
-    SpectralNorm,
-    attend,
-    clip_mixing,
-    conv_to_one,
-    conv_to_rgb,
-    conv_upsampled,
-    inside,
-    norm_act,
-    pad_edge,
-    pools,
-)
+from fewtoon.nets import conv
+from fewtoon.nets.conv import SpectralNorm, attend, conv_to_one, conv_to_rgb, conv_upsampled, pools
+from fewtoon.nets.norm import AdaptiveNorm, Norm, clip_mixing, inside, norm_act, pad_edge
 
 B, C, H, W = 2, 5, 6, 7
 
@@ -269,7 +257,7 @@ def ours_and_torchs(name: str, rounds: int = 15) -> tuple[Any, Any, Tensor]:
         layer.weight.mul_(3)  # a singular value far from 1
     x = torch.randn(shape)
     if matrix is not None:
-        assert layers._as_matrix(x, layer.weight) == matrix
+        assert conv._as_matrix(x, layer.weight) == matrix
     theirs: Any = build()
     theirs.load_state_dict(layer.state_dict())
     theirs = torch.nn.utils.parametrizations.spectral_norm(theirs, n_power_iterations=1)
@@ -328,7 +316,7 @@ def test_power_iteration_runs_only_when_asked(name: str) -> None:
     assert torch.equal(ours.v, v)
 
     moved, larger = ours(x, update=True)
-    matrix = layers._rows(ours.weight).detach()
+    matrix = conv._rows(ours.weight).detach()
     v = F.normalize(matrix.T @ u, dim=0)
     u = F.normalize(matrix @ v, dim=0)
     torch.testing.assert_close(ours.v, v)

@@ -17,7 +17,7 @@ from fewtoon.errors import Problem
 from fewtoon.methods.base import Batch, Shared
 from fewtoon.methods.ugatit import DISCRIMINATORS, GENERATORS, UGATIT
 from fewtoon.nets.hourglass import Hourglass, HourglassGenerator, SoftAdaLIN
-from fewtoon.nets.layers import AdaptiveNorm
+from fewtoon.nets.norm import AdaptiveNorm, inside
 from fewtoon.nets.ugatit import Discriminator, Drawn, Generator, Judged, discriminator_layers, heatmap
 
 
@@ -251,6 +251,29 @@ def test_soft_adalin_starts_as_adalin() -> None:
         soft.w_beta.fill_(1)
     expected = plain(x, soft.content_gamma(content), soft.content_beta(content))
     torch.testing.assert_close(soft(x, content, style), expected)
+
+
+def test_the_decoder_sees_the_deepest_content_first() -> None:
+    network = HourglassGenerator(64, 8, 3)
+    made: list[torch.Tensor] = []
+    seen: list[torch.Tensor] = []
+    for encoder, decoder in zip(network.encoder, network.decoder):
+        encoder.register_forward_hook(lambda _, __, out: made.append(inside(out).mean((2, 3))))
+        decoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
+    with torch.no_grad():
+        network(torch.rand(1, 3, 64, 64))
+    assert len(made) == len(seen) == 3
+    assert all(torch.equal(content, other) for content, other in zip(made[::-1], seen))
+
+
+def test_the_published_weights_of_the_losses() -> None:
+    d, g = (phase.weights for phase in small().phases())
+    assert set(d.values()) == {1}
+    assert {key for key, weight in g.items() if weight == 1} == d.keys()
+    for side in ("photos", "drawings"):
+        assert (g[f"{side}/cycle"], g[f"{side}/identity"], g[f"{side}/cam"]) == (10, 10, 1000)
+    doubled = small(cycle_weight=20.0, adversarial_weight=2.0).phases()[1].weights
+    assert (doubled["photos/cycle"], doubled["photos_local/cam"], doubled["photos/cam"]) == (20, 2, 1000)
 
 
 def test_a_discriminator_is_patient() -> None:

@@ -173,6 +173,22 @@ def test_groups(artist: Style) -> None:
     one_line(lambda: artist.translate(torch.zeros(1, 3, SIZE, SIZE), "old"), "'old'", "known: a, b")
 
 
+def test_the_network_always_sees_the_same_shape(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels are chosen by shape, and round differently: a photo's neighbours must not change it."""
+    loaded = fewtoon.load(file, "cpu")
+    shapes: set[tuple[int, ...]] = set()
+    draw = loaded.method.translate
+
+    def watched(photos: Tensor, group: str | None) -> Tensor:
+        shapes.add(tuple(photos.shape))
+        return draw(photos, group)
+
+    monkeypatch.setattr(loaded.method, "translate", watched)
+    for count in (1, 3, 8, 9):
+        assert len(loaded.translate(torch.zeros(count, 3, SIZE, SIZE))) == count
+    assert len(shapes) == 1
+
+
 def test_every_level_survives_the_way_to_a_tensor_and_back() -> None:
     levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, 3)
     tensor = style.to_tensor(levels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -22,13 +23,17 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb. Returns the exit code: 0 done, 2 bad input, 130 stopped by Ctrl-C."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be no text in the terminal's encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
     parser = _parser()
     args = parser.parse_args(argv)
     if args.run is None:
         parser.print_help()
         return 0
     try:
-        return args.run(args)
+        code = args.run(args)
+        sys.stdout.flush()  # at exit it would be too late to notice a closed pipe
+        return code
     except Problem as problem:
         print(f"fewtoon: {problem}", file=sys.stderr)
         return 2

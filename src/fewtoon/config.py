@@ -185,8 +185,8 @@ def _with_sets(tree: dict[str, Any], sets: Sequence[str]) -> dict[str, Any]:
             raise Problem(f"--set {item!r}: write key=value, for example --set train.steps=20000")
         matches = [k for k in known if k == key] or [k for k in known if k.split(".", 1)[1] == key]
         if not matches:
-            short = [k.split(".", 1)[1] for k in known]
-            raise Problem(f"--set {item!r}: unknown key {key!r}; {nearest(key, known + short)}")
+            names = known if "." in key else [k.split(".", 1)[1] for k in known]
+            raise Problem(f"--set {item!r}: unknown key {key!r}; {nearest(key, names)}")
         if len(matches) > 1:
             raise Problem(f"--set {item!r}: {key!r} could be {' or '.join(matches)}; write it in full")
         room, name = matches[0].split(".", 1)

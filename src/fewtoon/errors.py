@@ -19,7 +19,7 @@ class Problem(Exception):
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown `name`: the closest known names, or all of them."""
     known = [str(k) for k in known]
-    close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), known, n=2, cutoff=0.6)
     if close:
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"
     return "known: " + (", ".join(known) if known else "none")

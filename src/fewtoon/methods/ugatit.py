@@ -18,7 +18,7 @@ from fewtoon.config import Strict
 from fewtoon.losses.adversarial import classification, least_squares
 from fewtoon.methods.base import Batch, Method, Phase, Shared
 from fewtoon.nets.hourglass import HourglassGenerator
-from fewtoon.nets.layers import clip_mixing
+from fewtoon.nets.norm import clip_mixing
 from fewtoon.nets.ugatit import Discriminator, Drawn, Generator, discriminator_layers, heatmap
 
 GENERATORS = ("photo_to_drawing", "drawing_to_photo")

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import Progress
 
 import fewtoon
@@ -99,7 +100,8 @@ def evaluate(
     drawing_groups = [drawings.rows[i].group for i in drawing_rows]
     train_rows = drawings.where("train")
 
-    with Progress(disable=not progress, transient=True) as bar:
+    console = Console(stderr=True)  # stdout is for figures
+    with Progress(console=console, disable=not (progress and console.is_terminal), transient=True) as bar:
         job = bar.add_task("translate", total=len(photo_rows))
         source = _at_size(photos.images[photo_rows], style.size)
         fakes = np.empty_like(source)

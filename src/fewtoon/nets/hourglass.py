@@ -11,14 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewtoon.errors import Problem
-from fewtoon.nets.layers import (
-    Norm,
-    conv_to_rgb,
-    conv_upsampled,
-    inside,
-    norm_act,
-    pad_edge,
-)
+from fewtoon.nets.conv import conv_to_rgb, conv_upsampled
+from fewtoon.nets.norm import Norm, inside, norm_act, pad_edge
 from fewtoon.nets.ugatit import Cam, Drawn, ResBlock
 
 LEVELS = 4  # of each hourglass

@@ -14,19 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewtoon.errors import Problem
-from fewtoon.nets.layers import (
-    AdaptiveNorm,
-    Norm,
-    SpectralNorm,
-    attend,
-    cast,
-    conv_to_rgb,
-    conv_upsampled,
-    inside,
-    norm_act,
-    pad_edge,
-    pools,
-)
+from fewtoon.nets.conv import SpectralNorm, attend, cast, conv_to_rgb, conv_upsampled, pools
+from fewtoon.nets.norm import AdaptiveNorm, Norm, inside, norm_act, pad_edge
 
 
 class Drawn(NamedTuple):

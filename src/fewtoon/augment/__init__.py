@@ -1,1 +1,0 @@
-"""Augmentation of training pictures."""
