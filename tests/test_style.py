@@ -23,6 +23,7 @@ from fewtoon.draw import translate
 from fewtoon.errors import Problem
 from fewtoon.io import weights
 from fewtoon.methods.base import Method
+from fewtoon.methods.ugatit import UGATIT
 from fewtoon.style import Style
 
 SIZE = 16
@@ -478,3 +479,21 @@ def test_places_that_cannot_be_written(artist: Style, tmp_path: Path) -> None:
     assert set(tree(tmp_path)) == {"file"}
     artist.save(tmp_path / "new" / "folder" / "x.safetensors")
     assert (tmp_path / "new" / "folder" / "x.safetensors").is_file()
+
+
+def test_a_style_without_the_network_that_draws_is_refused(tmp_path: Path) -> None:
+    method = UGATIT(UGATIT.Config(channels=4, blocks=1), 32, training=False)
+    del method.networks()["photo_to_drawing"]
+    style.write(tmp_path / "s.safetensors", method, {})
+    with pytest.raises(Problem, match="photo_to_drawing"):
+        style.load(tmp_path / "s.safetensors", "cpu")
+
+
+def test_translate_does_not_draw_its_own_drawings_again(tmp_path: Path) -> None:
+    method = UGATIT(UGATIT.Config(channels=4, blocks=1), 32, training=False)
+    drawer = style.Style(method, {}, "cpu", "fp32")
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "a.png")
+    for _ in range(2):
+        assert fewtoon.translate(drawer, [tmp_path], tmp_path / "drawn")["drawn"] == ["a.png"]
+    with pytest.raises(Problem, match="name another folder"):
+        fewtoon.translate(drawer, [tmp_path / "drawn"], tmp_path / "drawn")

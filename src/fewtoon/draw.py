@@ -50,6 +50,11 @@ def translate(
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise Problem(f"{str(out)!r} is a file; name a folder for the drawings")
+    found = [
+        file for file in found if folder.resolve() not in file.path.resolve().parents
+    ]  # not our own work
+    if not found:
+        raise Problem(f"all pictures lie in {str(out)!r}, where the drawings go; name another folder")
     targets = _targets(found)
     drawn: list[str] = []
     saving: list[Future] = []
@@ -72,6 +77,8 @@ def translate(
                 picture = np.concatenate([photo, drawing], 1) if side_by_side else drawing
                 saving.append(pool.submit(_save, folder / name, picture))
                 drawn.append(name)
+            while saving and saving[0].done():  # a full disk is told at once
+                saving.pop(0).result()
         for saved in saving:
             saved.result()
     if not drawn:

@@ -211,6 +211,8 @@ def load(path: str | Path, device: str | None = None, precision: Literal["fp32",
     tensors = weights.read(path)
     networks = method.networks()
     for name in set(networks) - set(header["networks"]):  # an imported file may hold one direction only
+        if name not in method.optional:
+            raise Problem(f"style {str(path)!r} lacks the network {name!r}, which draws; copy the file again")
         del networks[name]
     strays = [key for key in (*header["networks"], *tensors) if key.split(".")[0] not in networks]
     if strays:

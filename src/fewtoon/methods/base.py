@@ -56,6 +56,7 @@ class Method:
 
     name: ClassVar[str]
     paper: ClassVar[str]  # authors, title, where
+    optional: ClassVar[tuple[str, ...]] = ()  # networks that a Style may lack: translate does not need them
 
     class Config(Strict):
         """The method's settings; one comment per field."""

@@ -34,6 +34,7 @@ class UGATIT(Method):
 
     name = "ugatit"
     paper = "Kim et al., U-GAT-IT, ICLR 2020, arXiv:1907.10830"
+    optional = ("drawing_to_photo",)
 
     class Config(Strict):
         """Settings of U-GAT-IT. The defaults are the published light model."""
