@@ -188,7 +188,7 @@ def test_missing_things(refused: Any, world: Path, tmp_path: Path) -> None:
     refused("train", "demo", *packs, "--out", out, "--device", "gpu", told=("'gpu'", "'cpu'"))
     refused("translate", none, world / "photos", "--out", out, told=("none", "does not exist"))
     refused("translate", file, none, "--out", out, told=("none", "does not exist"))
-    refused("translate", file, world / "photos", "--out", out, "--group", "aa", told=("'aa'", "'a'"))
+    refused("translate", file, world / "photos", "--out", out, "--group", "aa", told=("'aa'", "alike"))
     refused("translate", file, world / "photos", "--out", out, "--device", "gpu", told=("'gpu'", "'cpu'"))
     refused("translate", file, world / "photos", "--out", out, "--batch", "0", told=("batch 0",))
     refused("translate", file, world / "photos", "--out", file, told=("is a file",))

@@ -462,3 +462,11 @@ def test_the_verb(good: dict[str, State], tmp_path: Path, capsys: pytest.Capture
     assert told.err.startswith("fewtoon: ")
     assert told.err.count("\n") == 1
     assert out.read_bytes() == before
+
+
+def test_the_checkpoint_is_never_replaced(good: dict[str, State], tmp_path: Path) -> None:
+    path = saved(good, tmp_path / "weights.pt")
+    before = path.read_bytes()
+    with pytest.raises(Problem, match="the checkpoint itself"):
+        foreign.import_style(path, path)
+    assert path.read_bytes() == before

@@ -242,3 +242,17 @@ def test_an_earlier_process_of_the_same_number_is_dead(tmp_path: Path) -> None:
     theirs.mkdir()
     small_pack().save(tmp_path / "pack")
     assert os.listdir(tmp_path) == ["pack"]
+
+
+def test_only_packs_are_replaced(tmp_path: Path) -> None:
+    """A folder with somebody else's pack.json, or with more than a pack in it, is left as it is."""
+    foreign = tmp_path / "mine"
+    foreign.mkdir()
+    (foreign / "pack.json").write_text('{"name": "my package"}')
+    with pytest.raises(Problem, match="not a pack"):
+        small_pack().save(foreign)
+    small_pack().save(tmp_path / "pack")
+    (tmp_path / "pack" / "thesis.txt").write_text("years of work")
+    with pytest.raises(Problem, match=r"thesis\.txt"):
+        small_pack().save(tmp_path / "pack")
+    assert (tmp_path / "pack" / "thesis.txt").read_text() == "years of work"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -23,8 +24,9 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb. Returns the exit code: 0 done, 2 bad input, 130 stopped by Ctrl-C."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be no text in the terminal's encoding
-        sys.stdout.reconfigure(errors="backslashreplace")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file's name may be no text in the terminal's encoding
+            stream.reconfigure(errors="backslashreplace")
     parser = _parser()
     args = parser.parse_args(argv)
     if args.run is None:
@@ -44,6 +46,9 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # '| head' closed our stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # what is not about the user's files is a Problem by now
+        print(f"fewtoon: {error.strerror or error}; free some space or check the file", file=sys.stderr)
+        return 2
 
 
 def _parser() -> Parser:
@@ -159,6 +164,7 @@ def _parser() -> Parser:
     p.add_argument("file", metavar="FILE")
     p.add_argument("--out", required=True, metavar="STYLE")
     p.add_argument("--size", type=int, help="picture size for weights that work at any (default 256)")
+    _json(p)
 
     p = verb(
         "inspect", inspect, "say in plain words what a pack, run or style holds", "fewtoon inspect runs/first"
@@ -219,8 +225,7 @@ def train(args: argparse.Namespace) -> int:
     from fewtoon import config
 
     if args.list:
-        print("\n".join(config.presets()))
-        return 0
+        return _answer(args, {"presets": config.presets()}, "\n".join(config.presets()))
     for name in ("preset", "photos", "drawings", "out"):
         if getattr(args, name) is None:
             told = "PRESET" if name == "preset" else f"--{name}"
@@ -284,8 +289,8 @@ def evaluate(args: argparse.Namespace) -> int:
 def import_(args: argparse.Namespace) -> int:
     from fewtoon.io.foreign import import_style
 
-    print(f"{args.file}: {import_style(args.file, args.out, args.size)} -> {args.out}")
-    return 0
+    found = import_style(args.file, args.out, args.size)
+    return _answer(args, {"style": args.out, "found": found}, f"{args.file}: {found} -> {args.out}")
 
 
 def inspect(args: argparse.Namespace) -> int:
@@ -350,8 +355,17 @@ def _share(text: str) -> float | int:
 
 
 def _answer(args: argparse.Namespace, facts: dict[str, Any], text: str) -> int:
-    print(json.dumps(facts, default=str) if args.json else text)
+    print(json.dumps(_finite(facts), default=str, allow_nan=False) if args.json else text)
     return 0
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for NaN and infinity, which JSON has no words for."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
 if __name__ == "__main__":

@@ -163,7 +163,7 @@ def _read(preset: str | Path) -> dict[str, Any]:
         raise Problem(f"unknown preset {name!r}; {nearest(name, presets())}")
     try:
         tree = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: 2020-13-45 is no date
         raise Problem(f"preset {name!r} is not readable YAML: {error}") from None
     if not isinstance(tree, dict) or "method" not in tree:
         raise Problem(f"preset {name!r} must name its method, for example 'method: ugatit'")
@@ -192,7 +192,7 @@ def _with_sets(tree: dict[str, Any], sets: Sequence[str]) -> dict[str, Any]:
         room, name = matches[0].split(".", 1)
         try:
             tree[room][name] = yaml.safe_load(text)
-        except (yaml.YAMLError, RecursionError):
+        except (yaml.YAMLError, RecursionError, ValueError):
             raise Problem(f"--set {item!r}: {text!r} is not a YAML value") from None
         if isinstance(tree[room][name], str):  # YAML 1.1 reads 1e-4 as text
             with contextlib.suppress(ValueError):

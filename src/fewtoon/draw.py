@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fewtoon import style as styles
-from fewtoon.errors import Problem, nearest
+from fewtoon.errors import Problem
 from fewtoon.io import images
 from fewtoon.style import Style
 
@@ -39,8 +39,7 @@ def translate(
         style = styles.load(style)
     if batch < 1:
         raise Problem(f"batch {batch}: at least 1")
-    if group is not None and group not in style.groups:
-        raise Problem(f"this style has no group {group!r}; {nearest(group, style.groups)}")
+    style.check_group(group)
     given = [pictures] if isinstance(pictures, (str, Path)) else list(pictures)
     found, unreadable = images.find(given)
     refused = [{"file": r.name, "reason": r.reason} for r in unreadable]
@@ -56,6 +55,12 @@ def translate(
     if not found:
         raise Problem(f"all pictures lie in {str(out)!r}, where the drawings go; name another folder")
     targets = _targets(found)
+    sources = {file.path.resolve() for file in found}
+    for target in targets:
+        if (folder / target).resolve() in sources:
+            raise Problem(
+                f"drawing into {str(out)!r} would replace the photo {target!r}; name another folder"
+            )
     drawn: list[str] = []
     saving: list[Future] = []
     size = style.size

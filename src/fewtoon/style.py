@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +16,7 @@ from torch import Tensor
 
 import fewtoon
 from fewtoon import config, methods
+from fewtoon import device as devices
 from fewtoon.errors import Problem, nearest
 from fewtoon.io import images, weights
 
@@ -32,12 +32,14 @@ class Style:
     """One artist's style, ready to draw.
 
     Attributes: `header` (what the file says of itself), `method`, `size` (side of the pictures in pixels),
-    `groups` (names), `device`, `precision`.
+    `groups` (names that `group` may be; empty where the method draws every group alike), `device`,
+    `precision`.
     """
 
     def __init__(self, method: Method, header: dict[str, Any], device: str, precision: str) -> None:
         self.method, self.header = method, header
-        self.size, self.groups = method.size, method.groups
+        self.size = method.size
+        self.groups = method.groups if method.grouped else []
         self.device, self.precision = torch.device(device), precision
         for network in method.networks().values():
             network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -54,8 +56,7 @@ class Style:
             raise Problem(f"photos of type {getattr(photos, 'dtype', type(photos).__name__)}; {takes}")
         if photos.ndim != 4 or photos.shape[1:] != (3, self.size, self.size):
             raise Problem(f"photos of shape {tuple(photos.shape)}; {takes}")
-        if group is not None and group not in self.groups:
-            raise Problem(f"this style has no group {group!r}; {nearest(group, self.groups)}")
+        self.check_group(group)
         chunk = 1 if self.device.type == "cpu" else GPU_CHUNK
         drawings = torch.empty(photos.shape, dtype=torch.float32, device=photos.device)
         autocast = (
@@ -71,6 +72,13 @@ class Style:
                 drawn = self.method.translate(full, group)[: len(part)]
                 drawings[start : start + chunk] = drawn.float().clamp(-1, 1).to(photos.device)
         return drawings
+
+    def check_group(self, group: str | None) -> None:
+        """Raises Problem for a group that this style does not draw in a way of its own."""
+        if group is not None and not self.groups:
+            raise Problem(f"this style draws every group alike; leave group {group!r} out")
+        if group is not None and group not in self.groups:
+            raise Problem(f"this style has no group {group!r}; {nearest(group, self.groups)}")
 
     def draw(self, image: Image.Image | np.ndarray, group: str | None = None) -> Image.Image:
         """One photo, a PIL image or an (H, W, 3) uint8 array, to a drawing of `size` x `size` pixels.
@@ -144,7 +152,7 @@ def _facts(value: Any) -> bool:
 # What `load` and `describe` rely on; everything else in a header is only passed on.
 _HEADER: dict[str, Callable[[Any], bool]] = {
     "method": lambda value: isinstance(value, str),
-    "size": lambda value: type(value) is int,
+    "size": lambda value: type(value) is int and 16 <= value <= 2048,
     "groups": _names,
     "networks": lambda value: _names(value) and bool(value),
     "source": _facts,
@@ -222,24 +230,9 @@ def load(path: str | Path, device: str | None = None, precision: Literal["fp32",
     for name, network in networks.items():
         own = {key[len(name) + 1 :]: value for key, value in tensors.items() if key.startswith(f"{name}.")}
         weights.fill(network, own, f"style {str(path)!r}, network {name!r}")
-    return Style(method, header, _device(device), precision)
-
-
-def _device(name: str | None) -> str:
-    """A device that works; None: a GPU if there is one. Raises Problem."""
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=name).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0][:120]
-        raise Problem(f"device {name!r} does not work here ({reason}); use 'cpu', or leave it out") from None
-    return name
-
-
-def facts(header: dict[str, Any]) -> dict[str, Any]:
-    """The short description of a style that goes with every number."""
-    keys = ("method", "size", "groups", "step", "framing", "packs", "licence", "source", "metrics")
-    return {key: header[key] for key in keys if header.get(key) not in (None, [], math.nan)}
+        if not all(torch.isfinite(tensor).all() for tensor in own.values()):
+            raise Problem(f"style {str(path)!r} holds weights that are not finite; it was spoilt in training")
+    return Style(method, header, str(devices.pick(device)), precision)
 
 
 def describe(header: dict[str, Any]) -> str:

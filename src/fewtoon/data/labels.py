@@ -13,6 +13,8 @@ from fewtoon.errors import Problem, nearest
 from fewtoon.io import images
 from fewtoon.io.images import Found
 
+RESERVED = {"all", "(none)"}  # rows of the reports
+
 
 def decided_labels(
     found: list[Found], groups: str | Path, split: str | Path | None
@@ -24,6 +26,10 @@ def decided_labels(
         group_of = [file.folder for file in found]
     else:
         group_of = _match(found, groups, "group")
+    for name in RESERVED & set(group_of):
+        raise Problem(
+            f"no group can be called {name!r}, a row of every report: rename the folder or the group"
+        )
     split_of = [None] * len(found) if split is None else _match(found, split, "split")
     for value in split_of:
         if value is not None and value not in get_args(Split):

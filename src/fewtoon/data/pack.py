@@ -7,6 +7,7 @@ pictures, then one row per picture). A pack is written whole or not at all.
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -55,6 +56,10 @@ class _Document(BaseModel):
     hash: str
     arguments: dict[str, Any] = {}
     rows: list[Row]
+
+
+# Everything that `prepare` puts into a pack's folder.
+FILES = {"images.npy", "pack.json", "doctor.json", "sources.json"}
 
 
 class Pack:
@@ -306,15 +311,30 @@ def check_replaceable(out: Path) -> None:
         return
     if not out.is_dir():
         raise Problem(f"{str(out)!r} exists and is not a pack: choose another --out")
-    if any(out.iterdir()) and not (out / "pack.json").is_file():
+    names = {path.name for path in out.iterdir()}
+    if not names:
+        return
+    if not _is_ours(out / "pack.json") and not {"pack.json", "images.npy"} <= names:
         raise Problem(f"folder {str(out)!r} exists and is not a pack: choose another --out")
+    if names - FILES:  # the folder will be replaced whole
+        stray = sorted(names - FILES)[0]
+        raise Problem(f"pack {str(out)!r} also holds {stray!r}, which is no part of it: move it away first")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether this is the pack.json of a pack, of any version."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and {"version", "side", "size", "rows"} <= document.keys()
 
 
 def clean_up(out: Path) -> None:
     """Remove the temporary folders of dead processes beside `out`; bring back a pack that one of them had
     just moved out of the way."""
     prefix = f".{out.name}.{socket.gethostname()}."
-    for path in sorted(out.parent.glob(f".{glob_escape(out.name)}.*.*")):
+    for path in sorted(out.parent.glob(f".{glob.escape(out.name)}.*.*")):
         if path.suffix not in (".new", ".old") or not path.is_dir():
             continue
         pid = path.stem.rsplit(".", 1)[-1]
@@ -327,10 +347,6 @@ def clean_up(out: Path) -> None:
                 os.rename(path, out)
             else:
                 shutil.rmtree(path, ignore_errors=True)
-
-
-def glob_escape(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
 def _alive(pid: int) -> bool:

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import io
 import json
-import math
 import os
 import shutil
 import sys
@@ -132,8 +131,9 @@ def _check(side: str, size: int, held_out: float, seed: int, workers: int | None
         raise Problem(f"no side {side!r}: choose from {', '.join(get_args(Side))}")
     if isinstance(size, bool) or not isinstance(size, int) or size % 4 or not MIN_SIZE <= size <= MAX_SIZE:
         raise Problem(f"size {size!r}: choose a multiple of 4 from {MIN_SIZE} to {MAX_SIZE}")
-    number = isinstance(held_out, (int, float)) and not isinstance(held_out, bool)
-    if not number or not (0 <= held_out < 1 or (math.isfinite(held_out) and held_out == int(held_out))):
+    whole = isinstance(held_out, int) and not isinstance(held_out, bool)
+    share = isinstance(held_out, float) and held_out < 1  # 1.0 could mean either
+    if not whole and not share:
         raise Problem(
             f"held_out {held_out!r}: choose a share from 0 to below 1, or a whole number of pictures"
         )

@@ -162,6 +162,8 @@ def import_style(path: str | Path, out: str | Path, size: int | None = None) -> 
     from fewtoon import config, methods, style
 
     found = read(path)
+    if Path(out).exists() and Path(out).samefile(path):
+        raise Problem(f"--out {str(out)!r} is the checkpoint itself; name another file for the style")
     if size is not None and found.size is not None and size != found.size:
         raise Problem(f"--size {size}: these full weights work at {found.size} px only; leave --size away")
     kind = methods.find("ugatit")

@@ -56,6 +56,7 @@ class Method:
 
     name: ClassVar[str]
     paper: ClassVar[str]  # authors, title, where
+    grouped: ClassVar[bool] = False  # whether translate draws each group in a way of its own
     optional: ClassVar[tuple[str, ...]] = ()  # networks that a Style may lack: translate does not need them
 
     class Config(Strict):

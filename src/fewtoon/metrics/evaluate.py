@@ -22,6 +22,7 @@ from fewtoon.io import images as pictures_io
 from fewtoon.metrics import features as networks
 from fewtoon.metrics.distance import FEW, Distance, fid, kid
 from fewtoon.metrics.memory import Memory, memorisation
+from fewtoon.style import load as load_style
 from fewtoon.style import to_pixels, to_tensor
 
 SPLITS = ("held_out", "train", "all")
@@ -55,9 +56,9 @@ class Pictures:
 
 
 def evaluate(
-    style: Translator,
-    photos: Pack,
-    drawings: Pack,
+    style: Translator | str | Path,
+    photos: Pack | str | Path,
+    drawings: Pack | str | Path,
     *,
     features: str | Sequence[str] = "tiny",
     out: str | Path | None = None,
@@ -67,6 +68,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Translate the photos of `split`, and compare them with the drawings of `split`.
 
+    style, photos, drawings: objects, or the paths of a Style or run and of two packs.
     features: one or more specs of `fewtoon.metrics.features.load`; the first gives the headline numbers,
         the others stand under "other_features". A MobileFaceNet among them also measures identity.
     out: a folder for report.json, report.html (self-contained) and sheet.png.
@@ -78,6 +80,9 @@ def evaluate(
     """
     if split not in SPLITS:
         raise Problem(f"unknown split {split!r}: {nearest(split, SPLITS)}")
+    if isinstance(style, (str, Path)):
+        style = load_style(style)
+    photos, drawings = (p if isinstance(p, Pack) else Pack.open(p) for p in (photos, drawings))
     if (photos.side, drawings.side) != ("photos", "drawings"):
         raise Problem(f"the packs hold {photos.side} and {drawings.side}: give photos, then drawings")
     chosen = None if split == "all" else split
