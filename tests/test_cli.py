@@ -255,7 +255,7 @@ def test_inspect_of_damaged_things(refused: Any, world: Path, tmp_path: Path) ->
     refused("inspect", pack, told=("pack.json",))
     run = tmp_path / "run"
     run.mkdir()
-    (run / "config.yaml").write_text("method: ugatit\n")
+    (run / "config.yaml").write_text("method: ugatit\nmodel: {}\ntrain: {}\n")
     refused("inspect", run, told=("run.json",))
     (run / "config.yaml").write_text("[")
     refused("inspect", run, told=("config.yaml",))

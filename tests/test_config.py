@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from asking import one_line
 from fewtoon import config, methods
 from fewtoon.config import Config, Train
 from fewtoon.errors import Problem, nearest
 
 PRESET = "ugatit-light"
-
-
-def one_line(call: Callable[[], Any], *words: str) -> str:
-    with pytest.raises(Problem) as told:
-        call()
-    text = str(told.value)
-    assert "\n" not in text
-    for word in words:
-        assert word in text, text
-    return text
 
 
 def value(item: str) -> Any:

@@ -11,7 +11,6 @@ import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 import fewtoon
+from asking import one_line
 from fewtoon import cli
 from fewtoon.errors import Problem
 from fewtoon.io import foreign, weights
@@ -156,16 +156,6 @@ def good() -> dict[str, State]:
     """A light U-GAT-IT generator in its original layout."""
     torch.manual_seed(0)
     return {"genA2B": published_generator(small().networks()["photo_to_drawing"])}
-
-
-def one_line(call: Callable[[], Any], *words: str) -> str:
-    with pytest.raises(Problem) as told:
-        call()
-    text = str(told.value)
-    assert "\n" not in text
-    for word in words:
-        assert word in text, text
-    return text
 
 
 # --- what is known ---------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import fewtoon
+from asking import one_line
 from fewtoon import config, methods, style
 from fewtoon.draw import translate
 from fewtoon.errors import Problem
@@ -59,17 +59,6 @@ def photo(number: int = 0, width: int = 24, height: int = 20) -> Image.Image:
     """A smooth picture in colour."""
     coarse = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def one_line(call: Callable[[], Any], *words: str) -> str:
-    """The one-line Problem that a call ends with, which contains all the words."""
-    with pytest.raises(Problem) as told:
-        call()
-    text = str(told.value)
-    assert "\n" not in text
-    for word in words:
-        assert word in text, text
-    return text
 
 
 # --- one photo -------------------------------------------------------------------------------------------
@@ -477,9 +466,9 @@ def test_a_full_disk_keeps_the_older_style(
 
 def test_places_that_cannot_be_written(artist: Style, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    one_line(lambda: artist.save(tmp_path / "file" / "x.safetensors"), "could not write")
-    one_line(lambda: artist.save(tmp_path / ("x" * 300)), "could not write")
-    one_line(lambda: artist.save(tmp_path), "could not write")
+    one_line(lambda: artist.save(tmp_path / "file" / "x.safetensors"), "cannot write")
+    one_line(lambda: artist.save(tmp_path / ("x" * 300)), "cannot write")
+    one_line(lambda: artist.save(tmp_path), "cannot write")
     assert set(tree(tmp_path)) == {"file"}
     artist.save(tmp_path / "new" / "folder" / "x.safetensors")
     assert (tmp_path / "new" / "folder" / "x.safetensors").is_file()

@@ -22,6 +22,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fewtoon.errors import Problem
+from fewtoon.io.files import write_text
 
 VERSION = 1
 Side = Literal["photos", "drawings"]
@@ -265,13 +266,6 @@ def _map(path: Path, again: str) -> np.ndarray:
 
 # ---------------------------------------------------------------------------------------------------------
 # Folders that appear whole or not at all
-
-
-def write_text(path: Path, text: str) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 @contextlib.contextmanager

@@ -39,10 +39,10 @@ from fewtoon.data.pack import (
     combined_hash,
     digest,
     new_folder,
-    write_text,
 )
 from fewtoon.errors import Problem
 from fewtoon.io import images
+from fewtoon.io.files import write_text
 from fewtoon.io.images import BadPicture, Found, Refused
 
 # Goes into the arguments of a pack: raise it when the same pictures would give other pixels.

@@ -32,6 +32,7 @@ from fewtoon.data.world_drawing import STYLES, drawing
 from fewtoon.data.world_face import GROUPS, Face, random_face
 from fewtoon.data.world_photo import photo
 from fewtoon.errors import Problem, nearest
+from fewtoon.io.files import write_text
 
 __all__ = [
     "GROUPS",
@@ -161,7 +162,7 @@ def build(
         part = Path(tempfile.mkdtemp(prefix=f".{out.name}.part-", dir=out.parent))
         try:
             _write(part, per_group, size, seed, style, progress, workers)
-            _write_text(part / "world.json", json.dumps(what, indent=2) + "\n")
+            write_text(part / "world.json", json.dumps(what, indent=2) + "\n")
             part.chmod(0o755)  # mkdtemp makes private folders
             if out.exists():
                 out.rmdir()  # empty, or this fails and nothing is lost
@@ -290,7 +291,7 @@ def _write(
         table = csv.DictWriter(_Lines(lines), fieldnames=list(rows[side][0]), lineterminator="\n")
         table.writeheader()
         table.writerows(rows[side])
-        _write_text(part / side / "truth.csv", "".join(lines))
+        write_text(part / side / "truth.csv", "".join(lines))
 
 
 class _Lines:
@@ -358,10 +359,3 @@ def _row(face: Face) -> dict[str, Any]:
             int(value) if isinstance(value, bool) else round(value, 4) if isinstance(value, float) else value
         )
     return row
-
-
-def _write_text(path: Path, text: str) -> None:
-    with open(path, "w", encoding="utf-8", newline="") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())

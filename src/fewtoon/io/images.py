@@ -7,7 +7,6 @@ modes, transparency, colour profiles), so that no other module ever opens one. W
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import glob
 import io
@@ -22,6 +21,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
 from fewtoon.errors import Problem
+from fewtoon.io.files import atomic, printable
 
 # Only these decoders are ever tried, whatever the name of the file says: no PostScript, no PDF, no
 # rarely exercised parsers. MPO (phone cameras) is a JPEG with appendices and comes with JPEG.
@@ -66,12 +66,6 @@ class Refused:
 
     name: str
     reason: str
-
-
-def printable(name: str | os.PathLike[str]) -> str:
-    r"""A file name as text that can be printed and stored: bytes that are not UTF-8 appear as \xff."""
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -361,27 +355,6 @@ def _refusal(path: str, entry: str) -> str | None:
 
 # ---------------------------------------------------------------------------------------------------------
 # Writing
-
-
-@contextlib.contextmanager
-def atomic(path: str | Path) -> Iterator[IO[bytes]]:
-    """A binary file that appears under `path` whole or not at all.
-
-    Raises Problem when it cannot be written (no folder, no permission, disk full); nothing is left behind.
-    """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except OSError as error:
-        raise Problem(f"cannot write {printable(target)!r}: {error.strerror or error}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def save_png(path: str | Path, array: np.ndarray, **options: Any) -> None:

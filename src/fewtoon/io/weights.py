@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -16,6 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from fewtoon.errors import Problem
+from fewtoon.io.files import write_bytes
 
 
 def write(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -23,27 +22,7 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str
 
     Raises Problem when the disk is full or the folder cannot be written; an older file stays as it was.
     """
-    path = Path(path)
     write_bytes(path, save(dict(tensors), dict(metadata or {})))
-
-
-def write_bytes(path: str | Path, data: bytes) -> None:
-    """Replace the file at `path` by `data` in one step, or leave it as it was and raise Problem."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise Problem(
-            f"could not write {str(path)!r}: {error.strerror or error}; free some space or choose another folder"
-        ) from error
 
 
 def read(path: str | Path) -> dict[str, Tensor]:
