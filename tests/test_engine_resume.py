@@ -190,7 +190,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("all my work")
     with pytest.raises(Problem, match=r"not a run \(it holds 'thesis.txt'\)"):
         train(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "thesis.txt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["thesis.txt"]
 
 
 def test_two_writers(tmp_path: Path) -> None:

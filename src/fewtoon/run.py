@@ -14,8 +14,10 @@ import hashlib
 import json
 import math
 import os
+import re
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,6 +32,12 @@ try:
     import fcntl
 except ImportError:  # Windows has no flock: two writers are not kept apart there
     fcntl = None
+
+# What a process that is killed while it writes here may leave behind.
+TORN = re.compile(
+    r"\.(config\.yaml|run\.json|(best|last)\.safetensors|step-\d+\.(safetensors|png))\.\d+\.tmp"
+)
+UNSTARTED = ("run.json", "tracking")  # what a first call that was killed may leave beside no config.yaml
 
 
 class Run:
@@ -65,12 +73,13 @@ class Run:
     def config(self) -> dict[str, Any]:
         """config.yaml as plain values. Raises Problem when it is damaged."""
         try:
-            tree = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            tree = _plain(yaml.safe_load(self.config_file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
             raise Problem(
                 f"{str(self.config_file)!r} cannot be read ({error}); put it back as it was"
             ) from None
-        if not isinstance(tree, dict):
+        rooms = [tree.get(room) for room in ("model", "train")] if isinstance(tree, dict) else []
+        if not rooms or not all(isinstance(room, dict) for room in rooms):
             raise Problem(f"{str(self.config_file)!r} holds no settings; put it back as it was")
         return tree
 
@@ -78,12 +87,16 @@ class Run:
         """run.json: hashes of the packs and of the first weights. Raises Problem when it is damaged."""
         try:
             facts = json.loads(self.facts_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise Problem(
                 f"{str(self.facts_file)!r} cannot be read ({error}); put it back as it was"
             ) from None
-        if not isinstance(facts, dict):
-            raise Problem(f"{str(self.facts_file)!r} holds no facts; put it back as it was")
+        packs, init = (facts.get("packs"), facts.get("init")) if isinstance(facts, dict) else (None, None)
+        whole = isinstance(packs, dict) and all(isinstance(pack, dict) for pack in packs.values())
+        if init is not None:
+            whole &= isinstance(init, dict) and all(isinstance(init.get(k), str) for k in ("path", "hash"))
+        if not whole:
+            raise Problem(f"{str(self.facts_file)!r} holds no facts of a run; put it back as it was")
         return facts
 
     def check(self, settings: dict[str, Any], packs: dict[str, Any], init: str | Path | None) -> None:
@@ -93,18 +106,11 @@ class Run:
         Raises Problem with every difference that is not a length or a cadence.
         """
         if not self.started:
-            entries = [entry.name for entry in self.path.iterdir()] if self.path.is_dir() else []
-            others = sorted(name for name in entries if not name.startswith(".") and name != "run.json")
-            if others:
-                raise Problem(
-                    f"folder {str(self.path)!r} exists and is not a run (it holds {others[0]!r}); "
-                    "choose another --out"
-                )
             return
-        changes = configs.differences(_plain(self.config()), _plain(settings))
+        changes = configs.differences(self.config(), _plain(settings))
         facts = self.facts()
         for side, pack in packs.items():
-            old = str(facts.get("packs", {}).get(side, {}).get("hash"))
+            old = str(facts["packs"].get(side, {}).get("hash"))
             if old != pack["hash"]:
                 changes.append(f"pack of {side}: {old[:12]} -> {pack['hash'][:12]}")
         begun = facts.get("init") or {}
@@ -132,9 +138,18 @@ class Run:
     def lock(self) -> Iterator[None]:
         """Keep other processes from writing here. Released when this process ends, however it ends.
 
-        Raises Problem naming the process that holds it.
+        A folder that is made for it is gone again when no training was recorded in it. Raises Problem naming
+        the process that holds it, and for a folder of something else, in which nothing is touched.
         """
         try:
+            entries = [entry.name for entry in self.path.iterdir()] if self.path.is_dir() else []
+            others = sorted(name for name in entries if not name.startswith(".") and name not in UNSTARTED)
+            if others and not self.started:
+                raise Problem(
+                    f"folder {str(self.path)!r} exists and is not a run (it holds {others[0]!r}); "
+                    "choose another --out"
+                )
+            made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
@@ -145,6 +160,8 @@ class Run:
             if fcntl is not None:
                 try:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if os.fstat(handle).st_nlink == 0:  # its last holder has just taken the folder away
+                        raise BlockingIOError
                 except OSError:
                     holder = os.read(handle, 20).decode(errors="replace").strip() or "unknown"
                     raise Problem(
@@ -153,47 +170,62 @@ class Run:
                     ) from None
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
-            for folder in (self.path, self.states, self.previews):
-                for left_over in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
-                    left_over.unlink(missing_ok=True)
-            yield
+            try:
+                yield
+            finally:
+                if made and not self.started:
+                    self._take_away(made)
         finally:
             os.close(handle)
+
+    def _take_away(self, made: list[Path]) -> None:
+        """Remove the folders that were made, from the inside out, unless somebody put something there."""
+        shutil.rmtree(self.path / "tracking", ignore_errors=True)
+        with suppress(OSError):
+            for name in (".lock", "run.json"):
+                (self.path / name).unlink(missing_ok=True)
+            for folder in made:
+                folder.rmdir()
+
+    def clean(self) -> None:
+        """Delete the torn files of a process that was killed while it wrote. To be called under the lock."""
+        for folder in (self.path, self.states, self.previews):
+            for entry in folder.glob(".*.tmp"):
+                if TORN.fullmatch(entry.name) and entry.is_file():
+                    entry.unlink(missing_ok=True)
 
     # --- what happened -----------------------------------------------------------------------------------
 
     def log(self) -> list[dict[str, Any]]:
-        """The lines of log.jsonl; a torn last line is left out."""
+        """The lines of log.jsonl, each with its step; a torn or damaged one is left out."""
         lines = []
         if self.log_file.is_file():
-            for line in self.log_file.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    lines.append(json.loads(line))
-                except ValueError:
-                    continue
+            for text in self.log_file.read_text(encoding="utf-8", errors="replace").splitlines():
+                with suppress(ValueError, RecursionError):
+                    line = json.loads(text)
+                    if isinstance(line, dict) and isinstance(line.get("step"), int):
+                        lines.append(line)
         return lines
 
     def describe(self) -> str:
         """What this run is and how far it got, in plain words."""
         settings, facts, log = self.config(), self.facts(), self.log()
-        train = settings.get("train", {})
-        steps = max((line["step"] for line in log if "step" in line), default=0)
-        kids = [line for line in log if "kid" in line]
+        train = settings["train"]
+        steps = max((line["step"] for line in log), default=0)
+        kids = [line for line in log if isinstance(line.get("kid"), (int, float))]
         told = [
             f"run {self.path.name}: method {settings.get('method')}, step {steps} of {train.get('steps')}, "
             f"batch {train.get('batch')}, {train.get('precision')}, seed {train.get('seed')}",
             *(
                 f"{side}: {pack.get('training')} training and {pack.get('held_out')} held-out pictures, "
                 f"hash {str(pack.get('hash'))[:12]}"
-                for side, pack in facts.get("packs", {}).items()
+                for side, pack in facts["packs"].items()
             ),
         ]
         if facts.get("init"):
-            told.append(
-                f"started from {facts['init'].get('path')} (sha256 {facts['init'].get('hash', '')[:12]})"
-            )
+            told.append(f"started from {facts['init']['path']} (sha256 {facts['init']['hash'][:12]})")
         if kids:
-            best = min(kids, key=lambda line: line["kid"] if line["kid"] is not None else math.inf)
+            best = min(kids, key=lambda line: line["kid"])
             told.append(
                 f"held-out KID x1000 ({train.get('features')}): {kids[-1]['kid']:.2f} at step "
                 f"{kids[-1]['step']}; best {best['kid']:.2f} at step {best['step']}"
@@ -201,7 +233,7 @@ class Run:
         health = [line["health"] for line in log if "health" in line]
         if health:
             told.append(f"health: {health[-1]}")
-        skipped = max((line["skipped"] for line in log if "skipped" in line), default=0)
+        skipped = max((line["skipped"] for line in log if isinstance(line.get("skipped"), int)), default=0)
         if skipped:
             told.append(f"{skipped} updates were skipped because a loss or gradient was not finite")
         told.append(f"best style: {self.best.name if self.best.is_file() else 'none yet'}")
@@ -260,7 +292,6 @@ def file_hash(path: str | Path) -> str:
     return total.hexdigest()
 
 
-def _plain(tree: dict[str, Any]) -> dict[str, Any]:
+def _plain(tree: Any) -> Any:
     """As JSON and YAML give it back: tuples are lists, keys are text."""
-    plain: dict[str, Any] = json.loads(json.dumps(tree))
-    return plain
+    return json.loads(json.dumps(tree))

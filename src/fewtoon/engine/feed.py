@@ -137,11 +137,18 @@ def rows_of(pack: Pack, split: str, chosen: list[str] | None) -> np.ndarray:
 
 
 def group_names(photos: Pack, drawings: Pack, chosen: list[str] | None) -> list[str]:
-    """The groups that the training knows. Raises Problem for a chosen one that neither pack has."""
+    """The groups that the training knows. Raises Problem for a chosen one that neither pack has, for
+    one that is chosen twice, and for a choice of none."""
     known = sorted({*photos.groups, *drawings.groups})
+    if chosen == []:
+        raise Problem(
+            f"train.groups is empty; leave it out to train on all, or choose of: {', '.join(known)}"
+        )
     for name in chosen or []:
         if name not in known:
             raise Problem(f"train.groups: no pack has a group {name!r}; {nearest(name, known)}")
+        if chosen and chosen.count(name) > 1:
+            raise Problem(f"train.groups names {name!r} more than once; name each group once")
     return known if chosen is None else list(chosen)
 
 

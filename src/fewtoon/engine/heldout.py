@@ -12,10 +12,11 @@ from fewtoon.config import Train
 from fewtoon.data.pack import Pack
 from fewtoon.engine import preview, seed
 from fewtoon.engine.feed import rows_of
-from fewtoon.engine.trainee import Trainee
+from fewtoon.errors import Problem
 from fewtoon.metrics import distance, features
 
 FEWEST = 8  # held-out pictures; with fewer the KID would be noise, and training pictures stand in
+USABLE = 4  # pictures of a side; with fewer there is no KID to speak of
 EARLY = 500  # steps before which an unchanged picture is no reason to worry
 UNCHANGED = 0.03  # mean |drawing - photo| in a range of 2
 COLLAPSED = 0.1  # spread of the drawings over that of the photos
@@ -32,7 +33,8 @@ class HeldOut:
     """The held-out pictures of a run.
 
     photos, drawings: (N, S, S, 3) uint8, at most `settings.metric_pictures` each. Where a pack holds out
-    fewer than eight, training pictures are used and `say` is told so.
+    fewer than eight, training pictures are used and `say` is told so. Raises Problem when there are fewer than
+    four of these, too, and for an unknown feature network.
     """
 
     def __init__(
@@ -51,11 +53,11 @@ class HeldOut:
             "drawings_split": self.drawing_split,
         }
 
-    def kid(self, trainee: Trainee) -> distance.Distance:
-        """KID x1000 between the held-out drawings and what the averaged weights draw of held-out photos."""
+    def kid(self, artist: style.Style) -> distance.Distance:
+        """KID x1000 between the held-out drawings and what `artist` draws of the held-out photos."""
         if self._real is None:
             self._real = self._features(self.drawings)
-        fake = style.to_pixels(trainee.artist.translate(style.to_tensor(self.photos)))
+        fake = style.to_pixels(artist.translate(style.to_tensor(self.photos)))
         return distance.kid(self._real, self._features(fake))
 
 
@@ -89,6 +91,11 @@ def _pick(
             f"the previews use training {pack.side} instead"
         )
         rows, split = rows_of(pack, "train", settings.groups), "train"
+    if len(rows) < USABLE:
+        raise Problem(
+            f"only {len(rows)} {pack.side} to train on, and fewer than {FEWEST} held out: the KID that chooses "
+            f"the best weights needs at least {USABLE}; prepare more {pack.side}"
+        )
     if len(rows) > settings.metric_pictures:
         random = seed.generator(settings.seed, 0, 0, f"held out/{pack.side}")
         lot = np.random.default_rng(random.initial_seed()).permutation(len(rows))

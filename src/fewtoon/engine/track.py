@@ -127,17 +127,33 @@ BACKENDS: dict[str, type[Tracker]] = {
 class Trackers:
     """Several backends as one."""
 
-    def __init__(self, names: Sequence[str], run: Path, settings: dict[str, Any], step: int) -> None:
-        """Raises Problem for an unknown name or a library that is not there."""
+    def __init__(self, names: str | Sequence[str], run: Path, settings: dict[str, Any], step: int) -> None:
+        """names: one or several; "none" alone, or none at all: nothing is tracked.
+
+        Raises Problem for an unknown name, a library that is not there and a folder that cannot be written.
+        """
+        names = [names] if isinstance(names, str) else list(names)
+        names = [] if names == ["none"] else names
         for name in names:
             if name not in BACKENDS:
                 raise Problem(f"unknown tracker {name!r}; {nearest(name, BACKENDS)}")
         folder = run / "tracking"
-        if names:
-            folder.mkdir(parents=True, exist_ok=True)
         title = run.resolve().name
-        with redirect_stdout(sys.stderr):  # stdout is for results
-            self._all = [BACKENDS[name](folder, title, settings, step) for name in dict.fromkeys(names)]  # type: ignore[call-arg]
+        self._all: list[Tracker] = []
+        try:
+            if names:
+                folder.mkdir(parents=True, exist_ok=True)
+            with redirect_stdout(sys.stderr):  # stdout is for results
+                for name in dict.fromkeys(names):
+                    self._all.append(BACKENDS[name](folder, title, settings, step))  # type: ignore[call-arg]
+        except BaseException as error:
+            self.close()
+            if not isinstance(error, OSError):
+                raise
+            told = error.strerror or error
+            raise Problem(
+                f"tracking in {str(folder)!r} does not work ({told}); mend it, or use --track none"
+            ) from None
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         for tracker in self._all:
