@@ -15,6 +15,7 @@ import toy_method
 from fewtoon import methods, style
 from fewtoon.data.pack import Pack
 from fewtoon.engine import guard, loop
+from fewtoon.engine import train as train_module
 from fewtoon.engine.checkpoint import States, read
 from fewtoon.engine.trainee import Trainee
 from fewtoon.errors import Problem
@@ -116,7 +117,7 @@ def die_before_the_first_state(run: Path, monkeypatch: pytest.MonkeyPatch, **abo
         raise guard.Interrupted("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_save", die)
+        patch.setattr(train_module, "save_state", die)
         with pytest.raises(guard.Interrupted):
             train(run, **about)
     assert Run(run).started
@@ -314,7 +315,7 @@ def test_no_memory_for_the_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_device_that_computes_nothing(tmp_path: Path) -> None:
     packs = (toy_method.pack("photos", 1), toy_method.pack("drawings", 2))
     with pytest.raises(Problem, match="device 'meta' does not work here"):
-        loop.train(toy_method.config(), *packs, tmp_path / "run", device="meta", track=())
+        train_module.train(toy_method.config(), *packs, tmp_path / "run", device="meta", track=())
     assert names(tmp_path) == []
 
 

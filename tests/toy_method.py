@@ -137,7 +137,7 @@ def config(rate: float = 1e-3, noise: float = 0.05, **train: Any) -> Config:
 
 
 def train(out: Path, **changes: Any) -> dict[str, Any]:
-    from fewtoon.engine.loop import train
+    from fewtoon.engine.train import train
 
     about = {
         key: changes.pop(key) for key in ("init", "track", "photos", "drawings", "quiet") if key in changes
@@ -175,7 +175,7 @@ def drive(out: str, steps: int, moments: list[list[Any]]) -> list[int]:
     """Start the same training again and again, each time killed at a moment, at last not; how each ended."""
     import torch._dynamo  # what the children would import one by one
 
-    import fewtoon.engine.loop  # noqa: F401
+    import fewtoon.engine.train  # noqa: F401
 
     methods.find = lambda name: Toy  # type: ignore[assignment]
     torch.set_num_threads(1)

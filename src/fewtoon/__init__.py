@@ -22,7 +22,7 @@ _WHERE = {
     "Style": "fewtoon.style",
     "load": "fewtoon.style",
     "prepare": "fewtoon.data.prepare",
-    "train": "fewtoon.engine.loop",
+    "train": "fewtoon.engine.train",
     "evaluate": "fewtoon.metrics.evaluate",
     "translate": "fewtoon.draw",
 }

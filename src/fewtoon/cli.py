@@ -230,7 +230,7 @@ def train(args: argparse.Namespace) -> int:
         if getattr(args, name) is None:
             told = "PRESET" if name == "preset" else f"--{name}"
             raise Problem(f"train needs {told}; see 'fewtoon train --help'")
-    from fewtoon.engine.loop import train
+    from fewtoon.engine.train import train
 
     track = [] if args.track == ["none"] else args.track or ["tensorboard"]
     summary = train(

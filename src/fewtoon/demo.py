@@ -24,7 +24,7 @@ def demo(out: str | Path = "demo", sets: list[str] | None = None) -> dict[str, A
     from fewtoon.data.pack import Pack
     from fewtoon.data.prepare import prepare
     from fewtoon.draw import translate
-    from fewtoon.engine.loop import train
+    from fewtoon.engine.train import train
     from fewtoon.metrics.evaluate import evaluate
 
     folder = Path(out)

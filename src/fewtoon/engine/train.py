@@ -1,0 +1,228 @@
+"""Before and after the loop: everything is built and checked before anything is recorded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fewtoon import config as configs
+from fewtoon import device as devices
+from fewtoon import style
+from fewtoon.config import Config
+from fewtoon.data.pack import Pack
+from fewtoon.engine import guard, seed
+from fewtoon.engine.checkpoint import States
+from fewtoon.engine.feed import Feed, group_names
+from fewtoon.engine.heldout import HeldOut
+from fewtoon.engine.loop import loop, save_state
+from fewtoon.engine.progress import Watch, duration
+from fewtoon.engine.track import Trackers
+from fewtoon.engine.trainee import Trainee
+from fewtoon.errors import Problem
+from fewtoon.run import Log, Run
+
+
+def train(
+    preset: str | Path | Config,
+    photos: Pack | str | Path,
+    drawings: Pack | str | Path,
+    out: str | Path,
+    sets: Sequence[str] = (),
+    init: str | Path | None = None,
+    device: str | None = None,
+    track: str | Sequence[str] = ("tensorboard",),
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Train the method of `preset` on two packs in the run folder `out`, or continue the training there.
+
+    preset: a shipped preset, a YAML file or a Config; sets: "key=value" on top of a preset.
+    init: a Style file or run folder whose networks are the first weights.
+    device: "cpu", "cuda", "mps"; None: the best there is.
+    track: names of trackers, see `fewtoon.engine.track`; "none" or (): none.
+
+    Returns steps, best_kid (x1000), best_step, best (path), last (path), seconds (of this call), skipped and
+    out. Raises Problem for bad input, a run with other settings, a run that another process writes, numbers
+    that stay non-finite, no memory, no disk; guard.Interrupted (a KeyboardInterrupt) after Ctrl-C or SIGTERM,
+    with the state saved.
+    """
+    began = time.monotonic()
+    config = _config(preset, sets)
+    photos, drawings = _packs(photos, drawings)
+    where = _device(device)
+    run = Run(out)
+    settings = config.dump()
+    packs: dict[str, Any] = {pack.side: _pack_facts(pack) for pack in (photos, drawings)}
+    with run.lock(), _memory_told(where), ExitStack() as at_the_end:
+        run.check(settings, packs, init)
+        run.clean()
+        watch = Watch(config.train.steps, quiet)
+        at_the_end.callback(watch.close)
+        states = States(run.states)
+
+        # All that bad input can break comes before the run is recorded: the corrected command then finds
+        # the folder as it was.
+        groups = group_names(photos, drawings, config.train.groups)
+        feed = Feed(photos, drawings, groups, config.train, where)
+        trainee = Trainee(config, photos.size, groups, where)
+        saved, first_weights = states.newest(watch.say), None
+        if saved is None:
+            first_weights = _first_weights(trainee, run, init)
+        else:
+            trainee.load(*saved)
+        counters = trainee.counters
+        if counters.step >= config.train.steps:
+            run.record(settings)
+            watch.say(f"this run is finished: {counters.step} steps are done; raise train.steps to go on")
+            return _summary(run, trainee, began)
+        held_out = HeldOut(photos, drawings, config.train, str(where), watch.say)
+        if saved is not None:
+            _measure_best_again(trainee, held_out, run, watch)
+        trackers = Trackers(track, run.path, settings, counters.step)
+        at_the_end.callback(trackers.close)
+
+        run.record(settings, None if run.started else {"packs": packs, "init": first_weights})
+        log = Log(run.log_file, counters.log_bytes)
+        at_the_end.callback(log.close)
+        for line in trainee.what_moves():
+            watch.say(line)
+        if saved is None:
+            save_state(trainee, states, log)  # what a rollback before the first saved state goes back to
+        else:
+            watch.say(f"continuing at step {counters.step}")
+        if config.train.compile:
+            trainee.compile(watch.say)
+        facts = _style_facts(photos, drawings)
+        watch.start(counters.step)
+        with guard.StopRequest().listening() as stop:
+            loop(trainee, feed, held_out, run, states, log, trackers, watch, stop, facts)
+    summary = _summary(run, trainee, began)
+    best, took = f"{summary['best_kid']:.2f} at step {summary['best_step']}", duration(summary["seconds"])
+    watch.say(f"done: {config.train.steps} steps, {took} this time; best held-out KID {best}")
+    return summary
+
+
+def _config(preset: str | Path | Config, sets: Sequence[str]) -> Config:
+    if not isinstance(preset, Config):
+        return configs.load(preset, sets)
+    if sets:
+        raise Problem(f"sets {list(sets)!r} go with the name of a preset; change the Config itself instead")
+    return preset
+
+
+def _packs(photos: Pack | str | Path, drawings: Pack | str | Path) -> tuple[Pack, Pack]:
+    opened = [pack if isinstance(pack, Pack) else Pack.open(pack) for pack in (photos, drawings)]
+    for pack, side in zip(opened, ("photos", "drawings")):
+        if pack.side != side:
+            raise Problem(
+                f"the pack given as {side} was prepared as {pack.side}; swap them, or prepare it again"
+            )
+    sizes = [pack.size for pack in opened]
+    if sizes[0] != sizes[1]:
+        raise Problem(f"photos of {sizes[0]} px and drawings of {sizes[1]} px; prepare both with one --size")
+    return opened[0], opened[1]
+
+
+def _device(name: str | None) -> torch.device:
+    """The device, set up so that the same run gives the same numbers."""
+    device = devices.pick(name)
+    # benchmark would choose kernels by a race, another one in every process: no exact resume.
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    return device
+
+
+@contextmanager
+def _memory_told(where: torch.device) -> Iterator[None]:
+    """Raises Problem when the memory runs out where no smaller micro-batch could help."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not guard.is_out_of_memory(error):
+            raise
+        raise Problem(
+            f"out of memory on {where}; train at a smaller size or with a smaller model; the same command goes "
+            "on from the last saved state"
+        ) from error
+
+
+def _first_weights(trainee: Trainee, run: Run, init: str | Path | None) -> dict[str, str] | None:
+    """Load the first weights, of a run that begins, or of one that was recorded and never saved a state."""
+    recorded = run.facts().get("init") if run.started else None
+    if recorded is not None and init is None:
+        init = recorded["path"]
+    if init is None:
+        return None
+    found = trainee.begin_with(init)
+    if recorded is not None and found["hash"] != recorded["hash"]:
+        raise Problem(
+            f"run {str(run.path)!r} was started from {recorded['path']!r}, and {str(init)!r} is not that file "
+            "any more; put it back, or choose another --out"
+        )
+    return found
+
+
+def _measure_best_again(trainee: Trainee, held_out: HeldOut, run: Run, watch: Watch) -> None:
+    """Compare like with like: a best style that was chosen at other steps or with other held-out pictures.
+
+    It may be better than the saved state knows (it was found after that, and those steps are not measured
+    again), and its KID may be of other pictures. With unchanged settings nothing is done: the steps since the
+    saved state are trained and measured again, exactly.
+    """
+    settings, counters = trainee.config.train, trainee.counters
+    if not run.best.is_file():
+        return
+    try:
+        header = style.read_header(run.best)
+        keys = ("steps", "metric_every", "metric_pictures")
+        before = header["config"]["train"]
+        if [before[key] for key in keys] == [getattr(settings, key) for key in keys]:
+            return
+        best, step = style.load(run.best, str(trainee.device), settings.precision), int(header["step"])
+    except (Problem, KeyError, TypeError, ValueError):
+        watch.say(f"warning: {run.best.name} is damaged or of another training; the best is chosen anew")
+        counters.best_kid = None
+        return
+    seed.everywhere(settings.seed, counters.attempt, step, "metric")
+    counters.best_kid, counters.best_step = held_out.kid(best).value, step
+    watch.say(f"held-out KID of the best style so far, of step {step}: {counters.best_kid:.2f}")
+
+
+def _pack_facts(pack: Pack) -> dict[str, Any]:
+    return {
+        "path": str(pack.path) if pack.path else None,
+        "hash": pack.hash,
+        "size": pack.size,
+        "framing": pack.framing,
+        "training": len(pack.where(split="train")),
+        "held_out": len(pack.where(split="held_out")),
+    }
+
+
+def _style_facts(photos: Pack, drawings: Pack) -> dict[str, Any]:
+    """What a Style says of where it comes from."""
+    packs = (photos, drawings)
+    notes = {pack.side: sorted({row.note for row in pack.rows if row.note}) for pack in packs}
+    return {
+        "packs": {pack.side: pack.hash for pack in packs},
+        "framing": photos.framing,
+        "licence": {side: found for side, found in notes.items() if found} or None,
+    }
+
+
+def _summary(run: Run, trainee: Trainee, began: float) -> dict[str, Any]:
+    counters = trainee.counters
+    return {
+        "out": str(run.path),
+        "steps": counters.step,
+        "best_kid": counters.best_kid,
+        "best_step": counters.best_step,
+        "best": str(run.best),
+        "last": str(run.last),
+        "skipped": counters.skipped,
+        "seconds": time.monotonic() - began,
+    }
