@@ -508,3 +508,10 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     style.write(tmp_path / "s.safetensors", method, {})
     with pytest.raises(Problem, match="not finite"):
         style.load(tmp_path / "s.safetensors", "cpu")
+
+
+def test_a_name_as_long_as_names_may_be(tmp_path: Path) -> None:
+    drawer = style.Style(UGATIT(UGATIT.Config(channels=4, blocks=1), 32, training=False), {}, "cpu", "fp32")
+    name = 251 * "n" + ".png"
+    Image.new("RGB", (32, 32), "red").save(tmp_path / name)
+    assert fewtoon.translate(drawer, [tmp_path / name], tmp_path / "drawn")["drawn"] == [name]

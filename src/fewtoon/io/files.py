@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,9 @@ def atomic(path: str | Path) -> Iterator[IO[bytes]]:
     full); nothing is left behind, and an older file stays as it was.
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    name = os.fsencode(target.name)  # a temporary name that is longer than the name itself may be too long
+    short = target.name if len(name) <= 200 else hashlib.sha256(name).hexdigest()
+    temporary = target.with_name(f".{short}.{os.getpid()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
