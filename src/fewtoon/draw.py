@@ -80,7 +80,7 @@ def translate(
             drawings = styles.to_pixels(style.translate(styles.to_tensor(np.stack(photos)), group))
             for name, photo, drawing in zip(names, photos, drawings):
                 picture = np.concatenate([photo, drawing], 1) if side_by_side else drawing
-                saving.append(pool.submit(_save, folder / name, picture))
+                saving.append(pool.submit(images.save_png, folder / name, picture))
                 drawn.append(name)
             while saving and saving[0].done():  # a full disk is told at once
                 saving.pop(0).result()
@@ -112,14 +112,6 @@ def _targets(found: Sequence[images.Found]) -> list[str]:
 
 def _read(path: Path, size: int) -> np.ndarray:
     return images.resize_square(images.read(path, draft=2 * size), size)
-
-
-def _save(path: Path, picture: np.ndarray) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Problem(f"could not make the folder {str(path.parent)!r}: {error.strerror or error}") from error
-    images.save_png(path, picture)
 
 
 Reading = tuple[str, Path, "Future[np.ndarray]"]

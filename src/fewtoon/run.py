@@ -26,6 +26,7 @@ import yaml
 
 from fewtoon import config as configs
 from fewtoon.errors import Problem
+from fewtoon.io.files import write_bytes
 
 fcntl: ModuleType | None
 try:
@@ -126,8 +127,6 @@ class Run:
 
     def record(self, settings: dict[str, Any], facts: dict[str, Any] | None = None) -> None:
         """Write config.yaml where it changed, and, when the run begins, run.json before it."""
-        from fewtoon.io.weights import write_bytes
-
         if facts is not None:
             write_bytes(self.facts_file, (json.dumps(facts, indent=1) + "\n").encode())
         text = yaml.safe_dump(_plain(settings), sort_keys=False, allow_unicode=True)

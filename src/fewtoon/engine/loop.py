@@ -76,8 +76,7 @@ def loop(
             shown = preview.columns(trainee, held_out.shown)
             grid = preview.save(run.previews / f"step-{step:08d}.png", shown)
             trackers.image(step, "preview", grid)
-            drawn = style.to_pixels(trainee.artist.translate(style.to_tensor(held_out.shown)))
-            health = heldout.health(step, held_out.shown, drawn)
+            health = heldout.health(step, held_out.shown, shown["drawing"])
             log.write({"step": step, **health._asdict()})
             watch.say(f"step {step}: health: {health.health}")
 

@@ -11,7 +11,6 @@ from PIL import Image, ImageDraw, ImageFont
 from fewtoon import style
 from fewtoon.engine import seed
 from fewtoon.engine.trainee import Trainee
-from fewtoon.errors import Problem
 from fewtoon.io import images
 
 SMALLEST_CELL = 128  # pixels; smaller pictures are shown magnified
@@ -56,11 +55,5 @@ def save(path: Path, shown: dict[str, np.ndarray]) -> np.ndarray:
             resized = Image.fromarray(picture).resize(shape, Image.Resampling.NEAREST)
             grid.paste(resized, (left, TITLE + row * (cell + GAP)))
     array = np.asarray(grid)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Problem(
-            f"could not write {str(path)!r}: {error.strerror or error}; move what is in the way"
-        ) from None
     images.save_png(path, array)
     return array

@@ -86,5 +86,5 @@ class Method:
         raise NotImplementedError
 
     def preview(self, photos: Tensor) -> dict[str, Tensor]:
-        """Columns of the preview grid, in order: title -> (B, 3, S, S) in [-1, 1]."""
+        """Columns of the preview grid, in order: title -> (B, 3, S, S) in [-1, 1]; among them "drawing"."""
         return {"photo": photos, "drawing": self.translate(photos)}
