@@ -38,8 +38,15 @@ class Row(BaseModel):
     sha256: str  # of the source file's bytes
     group: str | None = None
     split: Split = "train"
-    box: tuple[float, float, float, float] | None = None  # left, top, right, bottom of the face
-    landmarks: list[tuple[float, float]] | None = None
+    # The face as `fewtoon.faces.face.Face` has it; None: the picture was taken as it is.
+    box: tuple[float, float, float, float] | None = None  # left, top, right, bottom, brows to chin
+    roll: float | None = None  # degrees clockwise
+    landmarks: list[tuple[float, float]] | None = None  # eyes, nose, corners of the mouth
+    finder: str | None = None  # who found it, or "marked"
+    score: float | None = None
+    yaw: float | None = None  # degrees to the right of the picture
+    side: float | None = None  # of the square that was cut out, in pixels of the source
+    upscaled: str | None = None  # how a small one was brought to size, such as "carn_m x2"
     note: str | None = None  # consent or licence
 
 
