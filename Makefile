@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test models lint bench clean
 
-demo: $(VENV)/.ready
+demo: $(VENV)/.ready models
 	$(BIN)/fewtoon demo --out demo
 
-test: $(VENV)/.ready-dev lint
+test: $(VENV)/.ready-dev lint models
 	$(BIN)/python -m pytest -n auto
+
+models: $(VENV)/.ready
+	-$(BIN)/fewtoon models fetch  # without them a weaker detector is used, and their tests are skipped
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check src tests benchmarks

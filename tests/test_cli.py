@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import fewtoon
-from fewtoon import cli, config, methods, style
+from fewtoon import arguments, cli, config, methods, style
 from fewtoon.data.pack import Pack
 
 SIZE = 16
@@ -115,7 +115,7 @@ def test_every_verb_shows_an_example_that_parses(run: Any, verb: str) -> None:
     assert example
     words = example[1].split()[1:]
     assert words[0] == verb
-    cli._parser().parse_args(words)
+    arguments.parser(cli.VERBS).parse_args(words)
 
 
 def test_version(run: Any) -> None:

@@ -41,7 +41,7 @@ def folder_of(path: Path, groups: dict[str, int], size: int = 40) -> Path:
 
 
 def run(pictures: Path, out: Path, **options: object) -> tuple[Report, Pack]:
-    report = prepare([pictures], "drawings", out, **{"size": 32, "workers": 2, **options})  # type: ignore[arg-type]
+    report = prepare([pictures], "drawings", out, **{"size": 32, "workers": 2, "framing": "as-is", **options})  # type: ignore[arg-type]
     return report, Pack.open(out)
 
 
@@ -215,7 +215,7 @@ def test_again_with_nothing_changed_does_nothing(tmp_path: Path, monkeypatch: py
     first, _ = run(source, tmp_path / "pack")
     before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "pack").iterdir()}
     os.utime(source / "a" / "000.png")  # another time, the same contents
-    monkeypatch.setattr(prepare_module, "_read", no_reading)
+    monkeypatch.setattr(prepare_module, "Reader", lambda *arguments: no_reading)
     again, _ = run(source, tmp_path / "pack")
     assert again.unchanged
     assert not first.unchanged
@@ -396,9 +396,9 @@ def test_killed_half_way_leaves_no_half_pack(tmp_path: Path) -> None:
     script = (
         "import sys, time\n"
         "from fewtoon.data import prepare as module\n"
-        "frame = module.frame\n"
-        "def slow(picture): time.sleep(0.1); return frame(picture)\n"
-        "module.frame = slow\n"
+        "class Slow(module.Reader):\n"
+        "    def __call__(self, file): time.sleep(0.1); return super().__call__(file)\n"
+        "module.Reader = Slow\n"
         f"module.prepare([{str(source)!r}], 'photos', {str(tmp_path / 'pack')!r}, size=32, workers=1)\n"
     )
     with subprocess.Popen([sys.executable, "-c", script]) as process:

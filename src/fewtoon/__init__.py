@@ -13,7 +13,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 # Nothing that fewtoon builds on may phone home.
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+for name in ("HF_HUB_DISABLE_TELEMETRY", "ORT_DISABLE_TELEMETRY"):
+    os.environ.setdefault(name, "1")
 
 # Names are imported when first used: `import fewtoon` and `fewtoon --help` need no torch.
 _WHERE = {

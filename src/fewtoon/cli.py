@@ -9,17 +9,10 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import fewtoon
+from fewtoon import arguments
 from fewtoon.errors import Problem
-
-
-class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see '{self.prog} --help'\n")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file's name may be no text in the terminal's encoding
             stream.reconfigure(errors="backslashreplace")
-    parser = _parser()
+    parser = arguments.parser(VERBS)
     args = parser.parse_args(argv)
     if args.run is None:
         parser.print_help()
@@ -51,155 +44,23 @@ def main(argv: list[str] | None = None) -> int:
         return 2
 
 
-def _parser() -> Parser:
-    parser = Parser(prog="fewtoon", description="Photos of faces into drawings in one artist's style.")
-    parser.add_argument("--version", action="version", version=f"fewtoon {fewtoon.__version__}")
-    parser.set_defaults(run=None)
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", parser_class=Parser)
-
-    def verb(name: str, function: Any, text: str, example: str) -> argparse.ArgumentParser:
-        sub = verbs.add_parser(
-            name,
-            help=text,
-            description=text[0].upper() + text[1:] + ".",
-            epilog=f"example:\n  {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        sub.set_defaults(run=function)
-        return sub
-
-    p = verb(
-        "prepare",
-        prepare,
-        "pictures of faces to a pack that training reads",
-        "fewtoon prepare photos/ --side photos --out packs/photos --size 128",
-    )
-    p.add_argument("pictures", nargs="+", metavar="PICTURES", help="picture files, folders or patterns")
-    p.add_argument("--side", required=True, choices=["photos", "drawings"])
-    p.add_argument("--out", required=True, metavar="PACK")
-    p.add_argument("--size", type=int, default=256, help="side of the squares in pixels (default 256)")
-    p.add_argument(
-        "--groups", default="by-folder", metavar="by-folder|none|CSV", help="CSV: columns file, group"
-    )
-    p.add_argument(
-        "--held-out", type=_share, default=0.1, metavar="SHARE|N", help="kept for evaluation (default 0.1)"
-    )
-    p.add_argument("--split", metavar="CSV", help="columns file, split (train or held_out)")
-    p.add_argument("--seed", type=int, default=0, help="of the split")
-    p.add_argument("--note", help="consent or licence of these pictures, stored with them")
-    p.add_argument("--keep-duplicates", action="store_true")
-    _json(p)
-
-    p = verb(
-        "train",
-        train,
-        "learn a style; the same command resumes",
-        "fewtoon train ugatit-light --photos packs/photos --drawings packs/drawings --out runs/first",
-    )
-    p.add_argument("preset", metavar="PRESET", help="a preset (see --list) or a YAML file", nargs="?")
-    p.add_argument("--list", action="store_true", help="list the presets and stop")
-    p.add_argument("--photos", metavar="PACK")
-    p.add_argument("--drawings", metavar="PACK")
-    p.add_argument("--out", metavar="RUN")
-    p.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting; may be repeated"
-    )
-    p.add_argument("--init", metavar="STYLE", help="start from the weights of a style or run")
-    p.add_argument(
-        "--track",
-        action="append",
-        metavar="TRACKER",
-        help="tensorboard (default), trackio, wandb, mlflow or none",
-    )
-    p.add_argument("--device", help="cpu, cuda, mps; default: the best there is")
-    _json(p)
-
-    p = verb(
-        "translate",
-        translate,
-        "draw photos",
-        "fewtoon translate runs/first photos/ --out drawn --side-by-side",
-    )
-    p.add_argument("style", metavar="STYLE|RUN")
-    p.add_argument("pictures", nargs="+", metavar="PICTURES", help="photo files, folders or patterns")
-    p.add_argument("--out", required=True, metavar="DIR")
-    p.add_argument("--group", help="draw as this group")
-    p.add_argument("--side-by-side", action="store_true", help="photo left, drawing right")
-    p.add_argument("--batch", type=int, default=8, help="photos at once; changes no pixel (default 8)")
-    p.add_argument("--device", help="cpu, cuda ...; default: the best there is")
-    p.add_argument(
-        "--precision",
-        choices=["fp32", "bf16"],
-        default="fp32",
-        help="bf16: up to twice as fast, a few levels of 255 off",
-    )
-    _json(p)
-
-    p = verb(
-        "evaluate",
-        evaluate,
-        "measure a style on held-out pictures and write a report",
-        "fewtoon evaluate runs/first --photos packs/photos --drawings packs/drawings --out report",
-    )
-    p.add_argument("style", metavar="STYLE|RUN")
-    p.add_argument("--photos", required=True, metavar="PACK")
-    p.add_argument("--drawings", required=True, metavar="PACK")
-    p.add_argument(
-        "--features",
-        action="append",
-        metavar="NAME[:PATH]",
-        help="tiny (built in, default), inception:PATH, mobilefacenet:PATH; may be repeated, the first is the headline",
-    )
-    p.add_argument("--out", metavar="REPORT_DIR", help="default: 'report' in the run, beside the style")
-    p.add_argument("--split", choices=["held_out", "train", "all"], default="held_out")
-    p.add_argument("--device", help="cpu, cuda ...; default: the best there is")
-    _json(p)
-
-    p = verb(
-        "import",
-        import_,
-        "a checkpoint of U-GAT-IT, Face2Webtoon or photo2cartoon to a style",
-        "fewtoon import selfie2anime_params_latest.pt --out anime.safetensors",
-    )
-    p.add_argument("file", metavar="FILE")
-    p.add_argument("--out", required=True, metavar="STYLE")
-    p.add_argument("--size", type=int, help="picture size for weights that work at any (default 256)")
-    _json(p)
-
-    p = verb(
-        "inspect", inspect, "say in plain words what a pack, run or style holds", "fewtoon inspect runs/first"
-    )
-    p.add_argument("path", metavar="PACK|RUN|STYLE")
-    _json(p)
-
-    p = verb(
-        "world",
-        world,
-        "draw pictures of the drawn world, with their truth as CSV",
-        "fewtoon world --out world --photos 400 --drawings 200 --size 64 --imbalance 1050/249/49/38",
-    )
-    p.add_argument("--out", required=True, metavar="DIR")
-    p.add_argument("--photos", type=int, default=200, metavar="N")
-    p.add_argument("--drawings", type=int, default=200, metavar="N")
-    p.add_argument("--size", type=int, default=128, metavar="S")
-    p.add_argument("--seed", type=int, default=0, metavar="K")
-    p.add_argument("--imbalance", metavar="a/b/c/d", help="proportions of the four groups of drawings")
-    p.add_argument("--style", choices=["flat", "ink"], default="flat", help="the artist")
-    _json(p)
-
-    p = verb("demo", demo, "the whole road on the drawn world, in a few minutes", "fewtoon demo --out demo")
-    p.add_argument("--out", default="demo", metavar="DIR")
-    _json(p)
-    return parser
-
-
 # --- verbs -----------------------------------------------------------------------------------------------
 
 
 def prepare(args: argparse.Namespace) -> int:
+    from fewtoon import config
     from fewtoon.data import doctor
     from fewtoon.data.prepare import prepare
 
+    framing = args.framing
+    if args.preset is not None:
+        if framing != "auto":
+            raise Problem(
+                f"--preset {args.preset} and --framing {framing} both name a framing: leave one out"
+            )
+        framing = config.load(args.preset).train.framing or "auto"
+    if framing != "as-is" and not args.find:
+        _offer_models()
     report = prepare(
         args.pictures,
         args.side,
@@ -211,6 +72,15 @@ def prepare(args: argparse.Namespace) -> int:
         seed=args.seed,
         note=args.note,
         keep_duplicates=args.keep_duplicates,
+        framing=framing,
+        pad=args.pad,
+        whiten=args.whiten,
+        matte=args.matte,
+        find=args.find,
+        faces=args.faces,
+        upscale=args.upscale,
+        only_largest=args.largest,
+        smallest=args.smallest,
     )
     facts = {
         **report.model_dump(),
@@ -257,9 +127,18 @@ def translate(args: argparse.Namespace) -> int:
         args.out,
         group=args.group,
         side_by_side=args.side_by_side,
+        paste=args.paste,
+        framing=args.framing,
+        find=args.find,
+        matte=args.matte,
+        only_largest=args.largest,
         batch=args.batch,
         progress=True,
     )
+    for note in result["notes"]:
+        print(f"fewtoon: {note}", file=sys.stderr)
+    for one in result["advice"]:
+        print(f"fewtoon: {one['drawing']}: {one['advice']}", file=sys.stderr)
     for one in result["refused"]:
         print(f"fewtoon: not drawn: {one['file']}: {one['reason']}", file=sys.stderr)
     _answer(args, result, f"{len(result['drawn'])} drawn into {args.out}, {len(result['refused'])} refused")
@@ -314,6 +193,38 @@ def inspect(args: argparse.Namespace) -> int:
     return _answer(args, {"kind": "style", **header}, style.describe(header))
 
 
+def mark(args: argparse.Namespace) -> int:
+    from fewtoon.app.mark import serve
+    from fewtoon.faces import finders
+
+    groups = [name.strip() for name in args.groups.split(",") if name.strip()] if args.groups else None
+    finder = (
+        finders.chain([finders.open_finder(spec) for spec in args.find], "drawings") if args.find else None
+    )
+    serve(args.folder, port=args.port, groups=groups, finder=finder, open_browser=not args.no_browser)
+    return 0
+
+
+def suggest(args: argparse.Namespace) -> int:
+    from fewtoon.data.pack import Pack
+    from fewtoon.data.suggest import suggest
+
+    suggestions = suggest(Pack.open(args.pack))
+    suggestions.write_csv(args.out, accept=args.accept)
+    facts = {"out": args.out, **suggestions.facts()}
+    return _answer(args, facts, f"{suggestions.text()}\nsuggestions: {args.out}")
+
+
+def models(args: argparse.Namespace) -> int:
+    from fewtoon.faces import models
+
+    if args.action == "fetch":
+        models.fetch(wheel=args.wheel)
+    facts = {"folder": str(models.folder()), "available": models.available(), "files": models.FILES}
+    there = "all there" if models.available() else "not there: run 'fewtoon models fetch'"
+    return _answer(args, facts, f"{len(models.FILES)} models in {models.folder()}: {there}")
+
+
 def world(args: argparse.Namespace) -> int:
     from fewtoon.data.world import build
 
@@ -341,17 +252,19 @@ def demo(args: argparse.Namespace) -> int:
 # --- helpers ---------------------------------------------------------------------------------------------
 
 
-def _json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+def _offer_models() -> None:
+    """Ask, where somebody can answer, whether to fetch the models that find faces."""
+    from fewtoon.faces import models
 
-
-def _share(text: str) -> float | int:
-    try:
-        return int(text) if text.lstrip("+-").isdigit() else float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a share such as 0.1 or a number such as 50"
-        ) from None
+    if models.available() or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return
+    print(
+        "fewtoon: the models that find faces are not there yet (35 MB, once). Fetch them? [Y/n] ",
+        end="",
+        file=sys.stderr,
+    )
+    if input().strip().lower() in ("", "y", "yes"):
+        models.fetch()
 
 
 def _answer(args: argparse.Namespace, facts: dict[str, Any], text: str) -> int:
@@ -366,6 +279,21 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(one) for key, one in value.items()}
     return [_finite(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+VERBS = {
+    "prepare": prepare,
+    "train": train,
+    "translate": translate,
+    "evaluate": evaluate,
+    "import": import_,
+    "inspect": inspect,
+    "mark": mark,
+    "suggest": suggest,
+    "models": models,
+    "world": world,
+    "demo": demo,
+}
 
 
 if __name__ == "__main__":

@@ -41,6 +41,9 @@ class Train(Strict):
     metric_pictures: int = changeable(256, ge=2)  # held-out photos and drawings used for that KID, at most
     preview_pictures: int = changeable(6, ge=1)  # rows of the preview grid
 
+    # How faces must lie in both packs, see `fewtoon prepare --help`; packs of "as-is" are taken on trust.
+    framing: Literal["portrait", "ffhq"] | None = changeable(None)
+
     # What the training computes: these are fixed once a run has started.
     batch: int = Field(1, ge=1)  # photos, and drawings, per update
     micro_batch: int | None = Field(None, ge=1)  # at once on the device; None: the whole batch

@@ -42,7 +42,14 @@ def demo(out: str | Path = "demo", sets: list[str] | None = None) -> dict[str, A
 
     packs = {}
     for side in ("photos", "drawings"):
-        prepare([folder / "world" / side], side, folder / "packs" / side, size=SIZE, held_out=HELD_OUT)
+        prepare(
+            [folder / "world" / side],
+            side,
+            folder / "packs" / side,
+            size=SIZE,
+            held_out=HELD_OUT,
+            framing="as-is",
+        )
         packs[side] = Pack.open(folder / "packs" / side)
     part("prepare", f"two packs in {folder / 'packs'}")
 

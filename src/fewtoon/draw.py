@@ -1,9 +1,10 @@
-"""Photos on disk to drawings on disk."""
+"""Photos on disk to drawings on disk: every face is found, drawn, and put back where that is asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,15 @@ import numpy as np
 
 from fewtoon import style as styles
 from fewtoon.errors import Problem
+from fewtoon.faces import coach
+from fewtoon.faces import framing as framings
+from fewtoon.faces.cutter import Cutout, Cutter, whitened
+from fewtoon.faces.framing import Square
 from fewtoon.io import images
 from fewtoon.style import Style
 
 AHEAD = 16  # photos decoded ahead of the network
+AHEAD_WHOLE = 3  # the same where whole photos are kept until their faces are back
 
 
 def translate(
@@ -24,73 +30,82 @@ def translate(
     *,
     group: str | None = None,
     side_by_side: bool = False,
+    paste: bool = False,
+    framing: str | None = None,
+    find: Sequence[str] | str = (),
+    matte: str | None = None,
+    only_largest: bool = False,
     batch: int = 8,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Draw every picture of `pictures` (files, folders, patterns) into the folder `out`, as PNG.
+    """Draw every face in `pictures` (files, folders, patterns) into the folder `out`, as PNG.
 
-    style: a Style, or the path of one or of a run. side_by_side: photo left, drawing right. batch: photos
-    handed to the network together; the drawings do not depend on it.
-    Returns {"drawn": [names below out], "refused": [{"file", "reason"}]}. A photo that cannot be read is
-    reported and the rest go on. Raises Problem when there is nothing to read at all, for an unknown group,
-    and when `out` cannot be written.
+    style: a Style, or the path of one or of a run. side_by_side: photo left, drawing right. paste: the whole
+    photo, upright, with every face in it drawn, rather than a square for each face. framing, matte: others than
+    the style's own (`fewtoon.faces.framing`, `fewtoon.faces.matte`). find: finders to ask
+    (`fewtoon.faces.finders`). only_largest: one face per photo. batch: faces handed to the network together;
+    the drawings do not depend on it.
+
+    A photo with one face becomes NAME.png, one with several NAME-1.png, NAME-2.png ... from left to right. No
+    metadata of the photos (place, camera) goes into the drawings.
+    Returns {"drawn": [names below out], "refused": [{"file", "reason"}], "faces": [{"file", "drawing", "box",
+    "roll"}], "advice": [{"file", "drawing", "advice"}], "notes": [...]}. A photo that cannot be read or shows
+    no face is reported and the rest go on. Raises Problem when there is nothing to read at all, for an unknown
+    group, and when `out` cannot be written.
     """
     if not isinstance(style, Style):
         style = styles.load(style)
     if batch < 1:
         raise Problem(f"batch {batch}: at least 1")
     style.check_group(group)
+    cutter, notes = style.cutter(framing, find, matte)
+    if paste and cutter.kind == "as-is":
+        raise Problem(
+            "this style takes photos as they are, so there is nothing to paste back; add --framing portrait"
+        )
+    found, refused = _found(pictures, Path(out))
+    targets = _targets(found)
+    _check_targets(Path(out), found, targets)
+    taken = set(targets)
+    work = _Work(style, group, cutter, Path(out), side_by_side, paste, only_largest, taken, refused)
+    with ThreadPoolExecutor() as pool:
+        readings = _ahead(pool, work, zip(targets, found))
+        for part in _batches(_bar(readings, len(found), progress), batch):
+            work.draw(part, pool)
+        work.finish()
+    if not work.drawn:
+        raise Problem(
+            f"none of {len(found)} pictures could be drawn; the first: {refused[0]['file']}: {refused[0]['reason']}"
+        )
+    return {
+        "drawn": work.drawn,
+        "refused": refused,
+        "faces": work.faces,
+        "advice": work.advice,
+        "notes": notes,
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What is read and where it goes
+
+
+def _found(
+    pictures: Sequence[str | Path] | str | Path, folder: Path
+) -> tuple[list[images.Found], list[dict[str, str]]]:
     given = [pictures] if isinstance(pictures, (str, Path)) else list(pictures)
     found, unreadable = images.find(given)
     refused = [{"file": r.name, "reason": r.reason} for r in unreadable]
     if not found:
         why = f" ({refused[0]['file']}: {refused[0]['reason']})" if refused else ""
         raise Problem(f"no picture in {', '.join(map(images.printable, given))}{why}; name photos or folders")
-    folder = Path(out)
     if folder.exists() and not folder.is_dir():
-        raise Problem(f"{str(out)!r} is a file; name a folder for the drawings")
-    found = [
-        file for file in found if folder.resolve() not in file.path.resolve().parents
-    ]  # not our own work
+        raise Problem(f"{str(folder)!r} is a file; name a folder for the drawings")
+    # Not our own work.
+    found = [file for file in found if folder.resolve() not in file.path.resolve().parents]
     if not found:
-        raise Problem(f"all pictures lie in {str(out)!r}, where the drawings go; name another folder")
-    targets = _targets(found)
-    sources = {file.path.resolve() for file in found}
-    for target in targets:
-        if (folder / target).resolve() in sources:
-            raise Problem(
-                f"drawing into {str(out)!r} would replace the photo {target!r}; name another folder"
-            )
-    drawn: list[str] = []
-    saving: list[Future] = []
-    size = style.size
-    with ThreadPoolExecutor() as pool:
-        readings = _ahead(pool, ((target, file.path) for target, file in zip(targets, found)), size)
-        for part in _batches(_bar(readings, len(found), progress), batch):
-            photos: list[np.ndarray] = []
-            names: list[str] = []
-            for target, file, reading in part:
-                try:
-                    photos.append(reading.result())
-                    names.append(target)
-                except images.BadPicture as error:
-                    refused.append({"file": images.printable(file), "reason": error.reason})
-            if not photos:
-                continue
-            drawings = styles.to_pixels(style.translate(styles.to_tensor(np.stack(photos)), group))
-            for name, photo, drawing in zip(names, photos, drawings):
-                picture = np.concatenate([photo, drawing], 1) if side_by_side else drawing
-                saving.append(pool.submit(images.save_png, folder / name, picture))
-                drawn.append(name)
-            while saving and saving[0].done():  # a full disk is told at once
-                saving.pop(0).result()
-        for saved in saving:
-            saved.result()
-    if not drawn:
-        raise Problem(
-            f"none of {len(found)} pictures could be read; the first: {refused[0]['file']}: {refused[0]['reason']}"
-        )
-    return {"drawn": drawn, "refused": refused}
+        raise Problem(f"all pictures lie in {str(folder)!r}, where the drawings go; name another folder")
+    return found, refused
 
 
 def _targets(found: Sequence[images.Found]) -> list[str]:
@@ -110,19 +125,144 @@ def _targets(found: Sequence[images.Found]) -> list[str]:
     return names
 
 
-def _read(path: Path, size: int) -> np.ndarray:
-    return images.resize_square(images.read(path, draft=2 * size), size)
+def _check_targets(folder: Path, found: Sequence[images.Found], targets: Sequence[str]) -> None:
+    sources = {file.path.resolve() for file in found}
+    for target in targets:
+        if (folder / target).resolve() in sources:
+            raise Problem(
+                f"drawing into {str(folder)!r} would replace the photo {target!r}; name another folder"
+            )
 
 
-Reading = tuple[str, Path, "Future[np.ndarray]"]
+# ---------------------------------------------------------------------------------------------------------
+# Reading ahead, drawing in batches, saving behind
 
 
-def _ahead(pool: ThreadPoolExecutor, files: Iterable[tuple[str, Path]], size: int) -> Iterator[Reading]:
-    """The files in order, each being decoded while the network draws the ones before."""
+@dataclass
+class _Photo:
+    """One photo on its way: where its drawing goes, and its faces."""
+
+    target: str
+    file: images.Found
+    whole: np.ndarray | None  # (H, W, 3), kept for pasting
+    cutouts: list[Cutout]
+    advice: list[list[str]]  # for each cutout
+
+
+Reading = tuple[images.Found, "Future[_Photo]"]
+
+
+@dataclass
+class _Work:
+    """One call of `translate`."""
+
+    style: Style
+    group: str | None
+    cutter: Cutter
+    folder: Path
+    side_by_side: bool
+    paste: bool
+    only_largest: bool
+    taken: set[str]  # names below `folder` that are spoken for
+    refused: list[dict[str, str]]
+    drawn: list[str] = field(default_factory=list)
+    faces: list[dict[str, Any]] = field(default_factory=list)
+    advice: list[dict[str, str]] = field(default_factory=list)
+    saving: list[Future] = field(default_factory=list)
+
+    def read(self, target: str, file: images.Found) -> _Photo:
+        """Raises BadPicture when there is nothing in the photo to draw."""
+        picture = images.read(file.path, draft=self.cutter.draft)
+        faces = sorted(self.cutter.find(picture), key=lambda face: face.centre)  # from left to right
+        if self.cutter.kind != "as-is" and not faces:
+            raise images.BadPicture(file.name, coach.no_face(picture))
+        if self.only_largest and faces:
+            faces = [max(faces, key=lambda face: face.area)]
+        cutouts = self.cutter.cut(picture, faces)
+        advice = [coach.advice(picture, cutout, self.style.size) for cutout in cutouts]
+        return _Photo(target, file, picture if self.paste else None, cutouts, advice)
+
+    def draw(self, part: list[Reading], pool: ThreadPoolExecutor) -> None:
+        """Draw the photos of a batch and hand them to the pool to be saved."""
+        photos: list[_Photo] = []
+        for file, reading in part:
+            try:
+                photos.append(reading.result())
+            except images.BadPicture as error:
+                self.refused.append({"file": images.printable(file.path), "reason": error.reason})
+        pixels = [cutout.pixels for photo in photos for cutout in photo.cutouts]
+        if not pixels:
+            return
+        drawings = iter(
+            styles.to_pixels(self.style.translate(styles.to_tensor(np.stack(pixels)), self.group))
+        )
+        for photo in photos:
+            own = [whitened(cutout, next(drawings)) for cutout in photo.cutouts]
+            self._keep(photo, own, pool)
+        while self.saving and self.saving[0].done():  # a full disk is told at once
+            self.saving.pop(0).result()
+
+    def finish(self) -> None:
+        for saved in self.saving:
+            saved.result()
+
+    def _keep(self, photo: _Photo, drawings: list[np.ndarray], pool: ThreadPoolExecutor) -> None:
+        names = [photo.target] * len(drawings) if self.paste else self._numbered(photo.target, len(drawings))
+        for cutout, name, advice in zip(photo.cutouts, names, photo.advice):
+            source = images.printable(photo.file.path)
+            if cutout.face is not None:
+                box = [round(value, 1) for value in cutout.face.box]
+                roll = round(cutout.face.roll, 1)
+                self.faces.append({"file": source, "drawing": name, "box": box, "roll": roll})
+            self.advice += [{"file": source, "drawing": name, "advice": one} for one in advice]
+        if self.paste:
+            self.drawn.append(photo.target)
+            self.saving.append(pool.submit(self._save_pasted, photo, drawings))
+            return
+        for cutout, drawing, name in zip(photo.cutouts, drawings, names):
+            picture = np.concatenate([cutout.pixels, drawing], 1) if self.side_by_side else drawing
+            self.drawn.append(name)
+            self.saving.append(pool.submit(images.save_png, self.folder / name, picture))
+
+    def _numbered(self, target: str, count: int) -> list[str]:
+        """The target for one face; for several one each, beside those of other photos."""
+        if count == 1:
+            return [target]
+        stem, names = target.removesuffix(".png"), []
+        for number in range(1, count + 1):
+            name, again = f"{stem}-{number}.png", 2
+            while name in self.taken:
+                name, again = f"{stem}-{number}-{again}.png", again + 1
+            self.taken.add(name)
+            names.append(name)
+        return names
+
+    def _save_pasted(self, photo: _Photo, drawings: list[np.ndarray]) -> None:
+        assert photo.whole is not None
+        picture = photo.whole.copy() if self.side_by_side else photo.whole
+        # The largest first: it stands in front of nobody.
+        order = sorted(range(len(drawings)), key=lambda i: -_at(photo.cutouts[i]).side)
+        for index in order:
+            cutout = photo.cutouts[index]
+            framings.paste(picture, drawings[index], _at(cutout), cutout.alpha)
+        if self.side_by_side:
+            picture = np.concatenate([photo.whole, picture], 1)
+        images.save_png(self.folder / photo.target, picture)
+
+
+def _at(cutout: Cutout) -> Square:
+    assert cutout.at is not None  # of all framings but as-is
+    return cutout.at
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, work: _Work, files: Iterable[tuple[str, images.Found]]
+) -> Iterator[Reading]:
+    """The files in order, each being read while the network draws the ones before."""
     waiting: list[Reading] = []
-    for target, path in files:
-        waiting.append((target, path, pool.submit(_read, path, size)))
-        if len(waiting) > AHEAD:
+    for target, file in files:
+        waiting.append((file, pool.submit(work.read, target, file)))
+        if len(waiting) > (AHEAD_WHOLE if work.paste else AHEAD):
             yield waiting.pop(0)
     yield from waiting
 

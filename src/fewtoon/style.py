@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -18,9 +19,11 @@ import fewtoon
 from fewtoon import config, methods
 from fewtoon import device as devices
 from fewtoon.errors import Problem, nearest
+from fewtoon.faces.framing import Kind, Pad
 from fewtoon.io import images, weights
 
 if TYPE_CHECKING:
+    from fewtoon.faces.cutter import Cutter
     from fewtoon.methods.base import Method
 
 FORMAT = "fewtoon-style"
@@ -32,14 +35,18 @@ class Style:
     """One artist's style, ready to draw.
 
     Attributes: `header` (what the file says of itself), `method`, `size` (side of the pictures in pixels),
-    `groups` (names that `group` may be; empty where the method draws every group alike), `device`,
-    `precision`.
+    `groups` (names that `group` may be; empty where the method draws every group alike), `framing`, `pad` and
+    `whiten` (how its photos were cut out, see `fewtoon.faces.framing`), `device`, `precision`.
     """
 
     def __init__(self, method: Method, header: dict[str, Any], device: str, precision: str) -> None:
         self.method, self.header = method, header
         self.size = method.size
         self.groups = method.groups if method.grouped else []
+        self.framing: str = header.get("framing") or "as-is"
+        self.pad: str = header.get("pad") or "reflect"
+        self.whiten: str | None = header.get("whiten")
+        self._cutters: dict[str | None, Cutter] = {}  # those that `draw` has used, by framing
         self.device, self.precision = torch.device(device), precision
         for network in method.networks().values():
             network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -80,11 +87,46 @@ class Style:
         if group is not None and group not in self.groups:
             raise Problem(f"this style has no group {group!r}; {nearest(group, self.groups)}")
 
-    def draw(self, image: Image.Image | np.ndarray, group: str | None = None) -> Image.Image:
-        """One photo, a PIL image or an (H, W, 3) uint8 array, to a drawing of `size` x `size` pixels.
+    def cutter(
+        self, framing: str | None = None, find: Sequence[str] | str = (), matte: str | None = None
+    ) -> tuple[Cutter, list[str]]:
+        """What cuts faces out of photos as this style saw them in training, and what is worth a sentence.
 
-        A photo that is not square is cropped to its middle. Raises Problem for anything else.
+        framing: another than the style's own. find: specs of finders (`fewtoon.faces.finders`). matte: the spec
+        of another matte (`fewtoon.faces.matte`). Raises Problem for what is not known or does not open.
         """
+        from fewtoon.faces import finders
+        from fewtoon.faces.cutter import Cutter
+        from fewtoon.faces.matte import open_matte
+
+        if framing is not None and framing not in get_args(Kind):
+            raise Problem(f"no framing {framing!r}: {nearest(framing, get_args(Kind))}")
+        kind, notes = cast(Kind, framing or self.framing), []
+        finder = opened = None
+        if kind != "as-is":
+            finder, told = finders.choose(find, "photos")
+            notes += told
+        if matte is not None:
+            opened = open_matte(matte)
+        elif self.whiten is not None:
+            try:
+                opened = open_matte(self.whiten)
+            except Problem as problem:
+                notes.append(f"this style draws people before white, but backgrounds stay: {problem}")
+        return Cutter(self.size, kind, cast(Pad, self.pad), finder, opened), notes
+
+    def draw(
+        self, image: Image.Image | np.ndarray, group: str | None = None, framing: str | None = None
+    ) -> Image.Image:
+        """The face in a photo, a PIL image or an (H, W, 3) uint8 array, to a drawing of `size` x `size` pixels.
+
+        The largest face is framed as in training, or as `framing` says; for "as-is" the photo is a face already
+        and cropped to its middle where it is not square. Raises Problem for anything else, and when there is no
+        face.
+        """
+        from fewtoon.faces import coach
+        from fewtoon.faces.cutter import whitened
+
         try:
             if isinstance(image, Image.Image):
                 image = images.to_rgb(images.upright(image))
@@ -96,8 +138,17 @@ class Style:
                 f"an image of shape {pixels.shape} and type {pixels.dtype}; draw takes a PIL image or an "
                 "(H, W, 3) uint8 array"
             )
-        square = images.resize_square(pixels, self.size)
-        return Image.fromarray(to_pixels(self.translate(to_tensor(square[None]), group))[0])
+        if framing not in self._cutters:
+            self._cutters[framing], notes = self.cutter(framing)
+            for note in notes:
+                warnings.warn(note, stacklevel=2)
+        cutter = self._cutters[framing]
+        faces = sorted(cutter.find(pixels), key=lambda face: -face.area)
+        if cutter.kind != "as-is" and not faces:
+            raise Problem(coach.no_face(pixels))
+        (cutout,) = cutter.cut(pixels, faces[:1])
+        drawing = to_pixels(self.translate(to_tensor(cutout.pixels[None]), group))[0]
+        return Image.fromarray(whitened(cutout, drawing))
 
     def save(self, path: str | Path) -> None:
         """Write this style to one .safetensors file, atomically."""
@@ -145,6 +196,10 @@ def _names(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
+def _one_of(kinds: Any) -> Callable[[Any], bool]:
+    return lambda value: value is None or value in get_args(kinds)
+
+
 def _facts(value: Any) -> bool:
     return value is None or isinstance(value, dict)
 
@@ -155,6 +210,9 @@ _HEADER: dict[str, Callable[[Any], bool]] = {
     "size": lambda value: type(value) is int and 16 <= value <= 2048,
     "groups": _names,
     "networks": lambda value: _names(value) and bool(value),
+    "framing": _one_of(Kind),
+    "pad": _one_of(Pad),
+    "whiten": lambda value: value is None or isinstance(value, str),
     "source": _facts,
     "packs": _facts,
     "metrics": _facts,
@@ -241,6 +299,8 @@ def describe(header: dict[str, Any]) -> str:
     lines = [
         f"style of {header['size']} px, method {header['method']} ({kind.paper})",
         f"groups: {', '.join(header['groups']) or 'none'}",
+        f"faces are framed {header.get('framing') or 'as-is'}"
+        + (f", background made white by {header['whiten']}" if header.get("whiten") else ""),
     ]
     source = header.get("source")
     if source:

@@ -59,6 +59,8 @@ class _Document(BaseModel):
     side: Side
     size: int
     framing: str
+    pad: str = "reflect"
+    whiten: str | None = None
     count: int
     groups: list[str]
     hash: str
@@ -75,7 +77,9 @@ class Pack:
 
     path: the folder, None for a pack in memory
     images: (N, S, S, 3) uint8 RGB, read-only and memory-mapped when it comes from disk
-    framing: which face framing the pictures have; "as-is": whatever the sources showed
+    framing: which face framing the pictures have (`fewtoon.faces.framing`); "as-is": whatever they showed
+    pad: what stands where a face was too near to the edge, "reflect" or "white"
+    whiten: name of the matte by which the background was made white; None: it was left
     hash: sha256 (hex) over the pictures and the facts that training depends on: side, size, framing, and each
         picture's group and split. File names, notes and paths do not enter: the same on every machine.
     arguments: how it was prepared
@@ -88,11 +92,14 @@ class Pack:
         side: Side,
         *,
         framing: str = "as-is",
+        pad: str = "reflect",
+        whiten: str | None = None,
         path: Path | None = None,
         hash: str | None = None,
         arguments: dict[str, Any] | None = None,
     ) -> None:
-        self.images, self.rows, self.side, self.framing, self.path = images, rows, side, framing, path
+        self.images, self.rows, self.side, self.path = images, rows, side, path
+        self.framing, self.pad, self.whiten = framing, pad, whiten
         self.size = int(images.shape[1])
         self.arguments = arguments or {}
         self.hash = hash or self.compute_hash()
@@ -169,6 +176,8 @@ class Pack:
             facts.rows,
             facts.side,
             framing=facts.framing,
+            pad=facts.pad,
+            whiten=facts.whiten,
             path=path,
             hash=facts.hash,
             arguments=facts.arguments,
@@ -235,6 +244,8 @@ class Pack:
             "side": self.side,
             "size": self.size,
             "framing": self.framing,
+            "pad": self.pad,
+            "whiten": self.whiten,
             "count": len(self.rows),
             "groups": self.groups,
             "hash": self.hash,

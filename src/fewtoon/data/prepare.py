@@ -1,16 +1,13 @@
 """prepare: folders of pictures -> a Pack. The only place where training meets picture files.
 
-Pictures are read, squared and hashed by threads (Pillow's decoders run outside Python's lock, which measured
-as fast as processes and needs nothing copied between them) and written in order by one, so that the pack is
-the same for any number of workers.
+Pictures are read, framed and hashed by threads (the decoders and the networks run outside Python's lock, which
+measured as fast as processes and needs nothing copied between them) and written in order by one, so that the
+pack is the same for any number of workers.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import io
-import json
 import os
 import shutil
 import sys
@@ -27,42 +24,30 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fewtoon.data import doctor
-from fewtoon.data.doctor import Duplicate, Refusal, Report, Small
-from fewtoon.data.labels import csv_fact, decided_labels, draw_splits
-from fewtoon.data.pack import (
-    Pack,
-    Row,
-    Side,
-    Split,
-    check_replaceable,
-    combined_hash,
-    digest,
-    new_folder,
-)
-from fewtoon.errors import Problem
+from fewtoon.data import doctor, marks, sources
+from fewtoon.data.collector import Collector
+from fewtoon.data.doctor import Refusal, Report
+from fewtoon.data.labels import RESERVED, csv_fact, decided_labels, draw_splits
+from fewtoon.data.marks import Marks
+from fewtoon.data.pack import Pack, Side, check_replaceable, combined_hash, new_folder
+from fewtoon.data.reader import Reader
+from fewtoon.errors import Problem, nearest
+from fewtoon.faces import finders
+from fewtoon.faces.cutter import Cutter
+from fewtoon.faces.framing import Kind, Pad
+from fewtoon.faces.matte import open_matte
+from fewtoon.faces.upscale import open_upscaler
 from fewtoon.io import images
 from fewtoon.io.files import write_text
-from fewtoon.io.images import BadPicture, Found, Refused
+from fewtoon.io.images import Found, Refused
 
 # Goes into the arguments of a pack: raise it when the same pictures would give other pixels.
-RECIPE = 1
-FRAMING = "as-is"
+RECIPE = 2
 MIN_SIZE, MAX_SIZE = 16, 2048  # pixels
-SOURCES = "sources.json"  # what the pack was made from, to see whether anything has changed
+SMALLEST = 1 / 8  # of the size: what is enlarged more than eightfold shows nothing of a face
 
-Box = tuple[float, float, float, float]
-Face = tuple[np.ndarray, "Box | None", "list[tuple[float, float]] | None"]
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-def frame(picture: np.ndarray) -> list[Face]:
-    """The faces of one (H, W, 3) picture: (crop, box, landmarks), in pixels of the picture.
-
-    As it is: the whole picture is the face, its centre square is taken when it is resized.
-    """
-    return [(picture, None, None)]
 
 
 def prepare(
@@ -76,10 +61,19 @@ def prepare(
     seed: int = 0,
     note: str | None = None,
     keep_duplicates: bool = False,
+    framing: str = "auto",
+    pad: str | None = None,
+    whiten: bool = False,
+    matte: str = "mediapipe",
+    find: Sequence[str] | str = (),
+    faces: str | Path | None = None,
+    upscale: str | None = None,
+    only_largest: bool = False,
+    smallest: int | None = None,
     workers: int | None = None,
     progress: bool = True,
 ) -> Report:
-    """Make a pack of `pictures` (files, folders, patterns) and report on every file.
+    """Make a pack of the faces in `pictures` (files, folders, patterns) and report on every file.
 
     side: "photos" or "drawings"
     size: side of the squares in pixels, a multiple of 4
@@ -90,13 +84,25 @@ def prepare(
     split: a CSV with the columns file, split (train or held_out), which goes before the draw
     note: consent or licence, stored with each picture
     keep_duplicates: keep pictures that are there twice, always on the same side; otherwise the first one only
+    framing: "portrait" or "ffhq" (every face is found, turned upright and cut out, see
+        `fewtoon.faces.framing`), "as-is" (each picture is a face already), or "auto": as-is where all pictures
+        are squares and no boxes were marked, portrait otherwise
+    pad: "reflect" or "white", where a face is too near to the edge; None: white when whitening
+    whiten, matte: put a white background behind every person, told apart by a matte (`fewtoon.faces.matte`)
+    find: finders to ask, in order (`fewtoon.faces.finders`); none: the best for this side that is there
+    faces: a table of boxes and groups (`fewtoon.data.marks`), which goes before any finder and before `groups`;
+        None: faces.csv in the given folders, where it is there
+    upscale: a super-resolution file for small faces (`fewtoon.faces.upscale`); None: classical resampling
+    only_largest: take one face per picture, the largest
+    smallest: leave out faces that are framed by a smaller square than this, in pixels of the picture; None: an
+        eighth of `size`
 
     Does nothing when the pack is there and neither pictures nor arguments have changed. The pack appears
-    whole or not at all. Raises Problem for arguments that cannot be used, when no picture can be read, and
+    whole or not at all. Raises Problem for arguments that cannot be used, when no picture can be used, and
     when `out` cannot be written.
     """
     started = time.perf_counter()
-    _check(side, size, held_out, seed, workers)
+    _check(side, size, held_out, seed, workers, framing, pad, smallest)
     out = Path(out)
     check_replaceable(out)
     given = [pictures] if isinstance(pictures, (str, Path)) else list(pictures)
@@ -106,6 +112,22 @@ def prepare(
         where = ", ".join(map(images.printable, given)) or "nothing given"
         raise Problem(f"no picture in {where}{why}: give folders with {', '.join(images.FORMATS)} files")
     labels = decided_labels(found, groups, split)
+    marked, notes = _marked(faces, given, found)
+    kind, why_kind = _framing(framing, marked, found)
+    notes += why_kind
+    finder = None
+    if kind != "as-is":
+        finder, told = finders.choose(find, side)
+        notes += told
+    cutter = Cutter(
+        size,
+        kind,
+        cast(Pad, pad or ("white" if whiten else "reflect")),
+        finder,
+        open_matte(matte) if whiten else None,
+        None if kind == "as-is" else open_upscaler(upscale),
+    )
+    least = round(SMALLEST * size) if smallest is None else smallest
     arguments = {
         "size": size,
         "groups": str(groups) if groups in ("by-folder", "none") else csv_fact(groups),
@@ -114,19 +136,35 @@ def prepare(
         "seed": seed,
         "note": None if note is None else images.printable(note),
         "keep_duplicates": bool(keep_duplicates),
+        "framing": kind,
+        "pad": cutter.pad,
+        "finder": cutter.finder.identity if cutter.finder else None,
+        "matte": cutter.matte.identity if cutter.matte else None,
+        "upscaler": cutter.upscaler.identity if cutter.upscaler else None,
+        "faces": marked.identity if marked else None,
+        "only_largest": bool(only_largest),
+        "smallest": least,
         "recipe": RECIPE,
     }
-    report = _unchanged(out, side, arguments, found, refused)
+    report = sources.unchanged(out, side, arguments, found, refused)
     if report is None:
-        report = _build(
-            cast(Side, side), out, found, refused, labels, arguments, workers or _cores(), progress
-        )
+        job = _Job(cast(Side, side), out, found, refused, labels, arguments, notes)
+        report = _build(job, Reader(cutter, marked, only_largest, least), workers or _cores(), progress)
     report.out = images.printable(out)
     report.seconds = time.perf_counter() - started
     return report
 
 
-def _check(side: str, size: int, held_out: float, seed: int, workers: int | None) -> None:
+def _check(
+    side: str,
+    size: int,
+    held_out: float,
+    seed: int,
+    workers: int | None,
+    framing: str,
+    pad: str | None,
+    smallest: int | None,
+) -> None:
     if side not in get_args(Side):
         raise Problem(f"no side {side!r}: choose from {', '.join(get_args(Side))}")
     if isinstance(size, bool) or not isinstance(size, int) or size % 4 or not MIN_SIZE <= size <= MAX_SIZE:
@@ -143,54 +181,53 @@ def _check(side: str, size: int, held_out: float, seed: int, workers: int | None
         raise Problem(f"seed {seed!r}: choose a whole number")
     if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
         raise Problem(f"workers {workers!r}: choose a whole number from 1")
+    kinds = ("auto", *get_args(Kind))
+    if framing not in kinds:
+        raise Problem(f"no framing {framing!r}: {nearest(framing, kinds)}")
+    if pad is not None and pad not in get_args(Pad):
+        raise Problem(f"no padding {pad!r}: choose from {', '.join(get_args(Pad))}")
+    if smallest is not None and (isinstance(smallest, bool) or not isinstance(smallest, int) or smallest < 0):
+        raise Problem(f"smallest {smallest!r}: choose a whole number of pixels from 0")
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Has anything changed?
+# How faces are found
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A file as it was when it was read."""
-
-    name: str
-    bytes: int
-    mtime_ns: int
-    sha256: str | None  # None: it could not be read
-
-
-def _unchanged(
-    out: Path, side: str, arguments: dict[str, Any], found: list[Found], refused: list[Refused]
-) -> Report | None:
-    """The report of the pack in `out` if the same call would make it again, else None."""
-    try:
-        pack = Pack.open(out)
-        if pack.side != side or pack.arguments != json.loads(json.dumps(arguments)):
-            return None
-        report = doctor.read_report(out)
-        stored = json.loads((out / SOURCES).read_text(encoding="utf-8"))
-        sources = [_Source(*entry) for entry in stored["files"]]
-        skipped = [[entry.name, entry.reason] for entry in refused]
-        if report.hash != pack.hash or stored["skipped"] != skipped or len(sources) != len(found):
-            return None
-        if not all(_same(file, source) for file, source in zip(found, sources)):
-            return None
-    except (Problem, OSError, ValueError, TypeError, KeyError):
-        return None
-    report.unchanged = True
-    return report
+def _marked(
+    faces: str | Path | None, given: Sequence[str | Path], found: list[Found]
+) -> tuple[Marks | None, list[str]]:
+    """The table of boxes, if there is one, and what is worth a sentence about it."""
+    tables = [Path(folder) / marks.NAME for folder in given if os.path.isdir(folder)]
+    path = Path(faces) if faces is not None else next((table for table in tables if table.is_file()), None)
+    if path is None:
+        return None, []
+    if faces is None and sum(table.is_file() for table in tables) > 1:
+        raise Problem(f"several of the folders hold a {marks.NAME}: prepare them one by one")
+    table = Marks.read(path).settled([file.name for file in found])
+    unknown = table.unknown([file.name for file in found])
+    if unknown and len(unknown) == len(table.files):
+        raise Problem(
+            f"{str(path)!r} names none of the {len(found)} pictures, such as {found[0].name!r}: its column "
+            "'file' must hold their names"
+        )
+    for group in RESERVED & {mark.group for file in table.files for mark in table.of(file) or []}:
+        raise Problem(f"no group can be called {group!r}, a row of every report: rename it in {str(path)!r}")
+    if not unknown:
+        return table, []
+    return table, [f"{path.name} names {len(unknown)} files that are not here, such as {unknown[0]}"]
 
 
-def _same(file: Found, source: _Source) -> bool:
-    """Same name, size and time, or, where only the time differs, same contents."""
-    status = os.stat(file.path)
-    if (file.name, status.st_size) != (source.name, source.bytes):
-        return False
-    if source.sha256 is None:
-        return not os.access(file.path, os.R_OK)
-    if status.st_mtime_ns == source.mtime_ns:
-        return True
-    return hashlib.sha256(images.read_bytes(file.path)).hexdigest() == source.sha256
+def _framing(framing: str, marked: Marks | None, found: list[Found]) -> tuple[Kind, list[str]]:
+    """What "auto" means for these pictures, in a sentence."""
+    if framing != "auto":
+        return cast(Kind, framing), []
+    if marked is not None:
+        return "portrait", []
+    if all(images.is_square(file.path) for file in found):
+        told = "all pictures are squares, so they were taken as they are: for faces within them say --framing"
+        return "as-is", [f"{told} portrait"]
+    return "portrait", []
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -198,144 +235,55 @@ def _same(file: Found, source: _Source) -> bool:
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    """One face, ready for the pack."""
+class _Job:
+    """What is to be made of what."""
 
-    square: np.ndarray  # (S, S, 3) uint8
-    pixels: str  # sha256 of `square`
-    box: Box | None
-    landmarks: list[tuple[float, float]] | None
-    crop: tuple[int, int]  # width, height before resizing
-    blank: bool
-
-
-def _read(file: Found, size: int) -> tuple[_Source, list[_Prepared] | BadPicture]:
-    """What a worker does with one file."""
-    sha: str | None = None
-    length, mtime = -1, -1
-    try:
-        with contextlib.suppress(OSError, ValueError):
-            status = os.stat(file.path)
-            length, mtime = status.st_size, status.st_mtime_ns
-        content = images.read_bytes(file.path)
-        sha = hashlib.sha256(content).hexdigest()
-        prepared: list[_Prepared] | BadPicture = [
-            _prepare_face(face, size) for face in frame(images.read(io.BytesIO(content), draft=2 * size))
-        ]
-    except BadPicture as bad:
-        prepared = bad
-    return _Source(file.name, length, mtime, sha), prepared
+    side: Side
+    out: Path
+    found: list[Found]
+    refused: list[Refused]
+    labels: tuple[list[str | None], list[Any]]
+    arguments: dict[str, Any]
+    notes: list[str]
 
 
-def _prepare_face(face: Face, size: int) -> _Prepared:
-    crop, box, landmarks = face
-    square = images.resize_square(crop, size)
-    # A 32 x 32 sample is plenty to tell a blank sheet from a picture.
-    step = max(1, size // 32)
-    blank = bool(square[::step, ::step].std() < doctor.BLANK)
-    return _Prepared(square, digest(square), box, landmarks, (crop.shape[1], crop.shape[0]), blank)
-
-
-class _Collector:
-    """What is known of the pictures taken so far; the caller writes the squares that `take` returns."""
-
-    def __init__(self, refused: list[Refused], note: str | None, size: int, keep_duplicates: bool) -> None:
-        self.note, self.size, self.keep_duplicates = note, size, keep_duplicates
-        self.sources: list[_Source] = []
-        self.refused = [Refusal(file=entry.name, reason=entry.reason) for entry in refused]
-        self.rows: list[Row] = []
-        self.pixels: list[str] = []  # sha256 of each row's square
-        self.decided: list[Split | None] = []
-        self.duplicates: list[Duplicate] = []
-        self.upscaled: list[Small] = []
-        self.blank: list[str] = []
-        self._first: dict[str, int] = {}  # sha256 of a square -> its first row
-
-    def take(
-        self, source: _Source, prepared: list[_Prepared] | BadPicture, group: str | None, split: Split | None
-    ) -> list[np.ndarray]:
-        self.sources.append(source)
-        if isinstance(prepared, BadPicture):
-            self.refused.append(Refusal(file=source.name, reason=prepared.reason))
-            return []
-        return [face.square for face in prepared if self._take_face(face, source, group, split)]
-
-    def _take_face(self, face: _Prepared, source: _Source, group: str | None, split: Split | None) -> bool:
-        twin = self._first.setdefault(face.pixels, len(self.rows))
-        if twin < len(self.rows):
-            other = self.rows[twin]
-            duplicate = Duplicate(
-                file=source.name,
-                same_as=other.file,
-                dropped=not self.keep_duplicates,
-                group=group,
-                group_of_other=other.group,
-            )
-            self.duplicates.append(duplicate)
-            if duplicate.dropped:
-                self.decided[twin] = self.decided[twin] or split
-                return False
-        row = Row(
-            file=source.name,
-            sha256=source.sha256 or "",
-            group=group,
-            box=face.box,
-            landmarks=face.landmarks,
-            note=self.note,
-        )
-        self.rows.append(row)
-        self.pixels.append(face.pixels)
-        self.decided.append(split)
-        if min(face.crop) < self.size:
-            self.upscaled.append(Small(file=row.file, width=face.crop[0], height=face.crop[1]))
-        if face.blank:
-            self.blank.append(row.file)
-        return True
-
-
-def _build(
-    side: Side,
-    out: Path,
-    found: list[Found],
-    refused: list[Refused],
-    labels: tuple[list[str | None], list[Split | None]],
-    arguments: dict[str, Any],
-    workers: int,
-    progress: bool,
-) -> Report:
-    size: int = arguments["size"]
-    known = _Collector(refused, arguments["note"], size, arguments["keep_duplicates"])
-    with _quiet(), new_folder(out) as folder:
-        _check_space(folder, len(found) * size * size * 3)
+def _build(job: _Job, reader: Reader, workers: int, progress: bool) -> Report:
+    size: int = job.arguments["size"]
+    known = Collector(job.refused, job.arguments["note"], size, job.arguments["keep_duplicates"])
+    with _quiet(), new_folder(job.out) as folder:
+        _check_space(folder, len(job.found) * size * size * 3)
         with open(folder / "images.npy", "wb") as file:
             # Written rather than mapped: a full disk is then an error to report, not a killed process.
-            _write_header(file, len(found), size)
-            results = _in_order(lambda picture: _read(picture, size), found, workers)
-            for result, group, split in zip(_bar(results, len(found), progress), *labels):
-                for square in known.take(*result, group, split):
+            _write_header(file, len(job.found), size)
+            results = _in_order(reader, job.found, workers)
+            for read, group, split in zip(_bar(results, len(job.found), progress), *job.labels):
+                for square in known.take(read, group, split):
                     file.write(square.data)
             if not known.rows:
                 raise Problem(
-                    f"none of the {len(found)} pictures can be used: {_first_reasons(known.refused)}"
+                    f"none of the {len(job.found)} pictures can be used: {_first_reasons(known.refused)}"
                 )
             _write_header(file, len(known.rows), size)
             file.flush()
             os.fsync(file.fileno())
         splits = draw_splits(
-            known.rows, known.pixels, known.decided, arguments["held_out"], arguments["seed"]
+            known.rows, known.pixels, known.decided, job.arguments["held_out"], job.arguments["seed"]
         )
         for row, value in zip(known.rows, splits):
             row.split = value
+        cutter = reader.cutter
         pack = Pack(
             np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False),
             known.rows,
-            side,
-            framing=FRAMING,
-            hash=combined_hash(side, size, FRAMING, known.rows, known.pixels),
-            arguments=arguments,
+            job.side,
+            framing=cutter.kind,
+            pad=cutter.pad,
+            whiten=cutter.matte.name if cutter.matte else None,
+            hash=combined_hash(job.side, size, cutter.kind, known.rows, known.pixels),
+            arguments=job.arguments,
         )
         report = Report(
-            side=side,
+            side=job.side,
             size=size,
             hash=pack.hash,
             accepted=len(pack),
@@ -344,12 +292,11 @@ def _build(
             duplicates=known.duplicates,
             upscaled=known.upscaled,
             blank=known.blank,
+            notes=job.notes,
         )
         pack.write_facts(folder)
         write_text(folder / doctor.FILE, report.model_dump_json(indent=1) + "\n")
-        files = [[source.name, source.bytes, source.mtime_ns, source.sha256] for source in known.sources]
-        skipped = [[entry.name, entry.reason] for entry in refused]
-        write_text(folder / SOURCES, json.dumps({"files": files, "skipped": skipped}, ensure_ascii=False))
+        sources.write(folder, known.sources, job.refused)
     return report
 
 

@@ -52,7 +52,7 @@ def train(
     """
     began = time.monotonic()
     config = _config(preset, sets)
-    photos, drawings = _packs(photos, drawings)
+    photos, drawings = _packs(photos, drawings, config.train.framing)
     where = _device(device)
     run = Run(out)
     settings = config.dump()
@@ -114,7 +114,7 @@ def _config(preset: str | Path | Config, sets: Sequence[str]) -> Config:
     return preset
 
 
-def _packs(photos: Pack | str | Path, drawings: Pack | str | Path) -> tuple[Pack, Pack]:
+def _packs(photos: Pack | str | Path, drawings: Pack | str | Path, framing: str | None) -> tuple[Pack, Pack]:
     opened = [pack if isinstance(pack, Pack) else Pack.open(pack) for pack in (photos, drawings)]
     for pack, side in zip(opened, ("photos", "drawings")):
         if pack.side != side:
@@ -124,6 +124,17 @@ def _packs(photos: Pack | str | Path, drawings: Pack | str | Path) -> tuple[Pack
     sizes = [pack.size for pack in opened]
     if sizes[0] != sizes[1]:
         raise Problem(f"photos of {sizes[0]} px and drawings of {sizes[1]} px; prepare both with one --size")
+    framings = {pack.framing for pack in opened} - {"as-is"}
+    if len(framings) > 1:
+        raise Problem(
+            f"photos framed {opened[0].framing!r} and drawings framed {opened[1].framing!r}; prepare both with one "
+            "--framing"
+        )
+    if framing is not None and framings - {framing}:
+        raise Problem(
+            f"the packs are framed {framings.pop()!r} and this preset wants {framing!r}; prepare them with "
+            f"--framing {framing}, or say --set train.framing=null"
+        )
     return opened[0], opened[1]
 
 
@@ -210,6 +221,8 @@ def _style_facts(photos: Pack, drawings: Pack) -> dict[str, Any]:
     return {
         "packs": {pack.side: pack.hash for pack in packs},
         "framing": photos.framing,
+        "pad": photos.pad,
+        "whiten": photos.whiten,
         "licence": {side: found for side, found in notes.items() if found} or None,
     }
 

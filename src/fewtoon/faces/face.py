@@ -48,6 +48,10 @@ class Face:
     def height(self) -> float:
         return self.box[3] - self.box[1]
 
+    @property
+    def area(self) -> float:
+        return self.width * self.height
+
     def placed(self, scale: float = 1.0, x: float = 0.0, y: float = 0.0) -> Face:
         """This face in a picture that is `scale` times as large and holds the old one at (x, y)."""
         left, top, right, bottom = (scale * value for value in self.box)

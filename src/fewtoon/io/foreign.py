@@ -28,6 +28,9 @@ NETWORKS = {
     "disLB": "drawings_local",
 }
 
+# How photo2cartoon cut its photos out; the others learned from crops of any kind.
+PORTRAITS = {"framing": "portrait", "pad": "white", "whiten": "mediapipe"}
+
 Rule = tuple[str, str]  # (pattern of their key, our key with \1 ...)
 
 _CAM: list[Rule] = [
@@ -181,7 +184,10 @@ def import_style(path: str | Path, out: str | Path, size: int | None = None) -> 
     style.write(
         out,
         method,
-        {"source": {"system": found.system, "file": Path(path).name, "sha256": digest}},
+        {
+            "source": {"system": found.system, "file": Path(path).name, "sha256": digest},
+            **(PORTRAITS if found.model["generator"] == "hourglass" else {}),
+        },
     )
     return found.describe()
 

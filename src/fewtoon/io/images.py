@@ -105,6 +105,18 @@ def read_bytes(path: str | Path) -> bytes:
         raise BadPicture(name, f"it cannot be read ({_words(error)})") from None
 
 
+def is_square(path: str | Path) -> bool:
+    """Whether a file's header promises as many rows as columns; True for what cannot be read, which `read`
+    will refuse."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return True
+        with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
+            return image.width == image.height
+    except Exception:
+        return True
+
+
 def _decode(file: IO[bytes], name: str, draft: int | None) -> np.ndarray:
     """The picture in an open file. Pillow's decoders raise many kinds of exception on damaged files
     (OSError, SyntaxError, ValueError, struct.error, IndexError, ...): all of them are the file's fault."""

@@ -1,0 +1,54 @@
+"""Networks in .tflite files, run by LiteRT on one core each."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewtoon.errors import Problem
+
+
+class Network:
+    """A .tflite file with one picture as its input, as a function: (S, S, 3) float32 -> its outputs, without
+    their batch dimension.
+
+    May be called from several threads at once: an interpreter cannot, so each thread gets its own (a few
+    megabytes), on one core. Raises Problem when LiteRT is not installed or the file is not a network.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._local = threading.local()
+        self._interpreter()
+
+    def __call__(self, image: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        interpreter, source, results = self._interpreter()
+        interpreter.set_tensor(source, image[None])
+        interpreter.invoke()
+        return [interpreter.get_tensor(result)[0] for result in results]  # copies
+
+    def _interpreter(self) -> tuple[Any, int, list[int]]:
+        if not hasattr(self._local, "ready"):
+            self._local.ready = self._open()
+        return self._local.ready
+
+    def _open(self) -> tuple[Any, int, list[int]]:
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+        except ImportError as error:
+            raise Problem(
+                f"the default face finder needs LiteRT ({error}): run 'pip install ai-edge-litert'"
+            ) from None
+        try:
+            interpreter = Interpreter(str(self._path), num_threads=1)
+            interpreter.allocate_tensors()
+        except (ValueError, RuntimeError, OSError) as error:
+            raise Problem(
+                f"{str(self._path)!r} is not a network for LiteRT ({error}): run 'fewtoon models fetch'"
+            ) from None
+        source = interpreter.get_input_details()[0]["index"]
+        return interpreter, source, [output["index"] for output in interpreter.get_output_details()]
