@@ -147,6 +147,16 @@ def test_drawings_that_differ_in_one_part_are_no_copies() -> None:
     assert pairs_of(found, "twins") | pairs_of(found, "twins_across_splits") == set()
 
 
+def test_another_colour_of_the_same_grey_is_no_copy() -> None:
+    images = world("drawings")[0]
+    level = np.asarray([np.asarray(Image.fromarray(image).convert("L")) for image in images[:8]], int)[
+        ..., None
+    ]
+    recoloured = np.clip(level + 0.8 * (level - images[:8]), 0, 255).astype(np.uint8)
+    found = checkup(pack_of("drawings", np.concatenate([images, recoloured])))
+    assert pairs_of(found, "twins") == set()
+
+
 def test_copies_in_two_groups() -> None:
     images, groups = world("drawings")
     both = pack_of("drawings", np.concatenate([images, [copy(images[0])]]), [*groups, groups[1]])

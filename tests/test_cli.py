@@ -20,7 +20,10 @@ from fewtoon import arguments, cli, config, methods, style
 from fewtoon.data.pack import Pack
 
 SIZE = 16
-VERBS = ("prepare", "train", "translate", "evaluate", "import", "inspect", "world", "demo")
+VERBS = (
+    *("prepare", "train", "translate", "evaluate", "import", "inspect", "mark", "suggest", "models"),
+    *("world", "demo"),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -165,7 +168,7 @@ def test_presets_are_listed(run: Any) -> None:
         (["evaluate", "s", "--photos", "p", "--drawings", "d", "--split", "x"], ["held_out"]),
         (["import", "f"], ["--out"]),
         (["inspect"], ["PACK|RUN|STYLE"]),
-        (["inspect", "a", "b"], ["b"]),
+        (["inspect", "a", "b", "c"], ["c"]),
         (["world"], ["--out"]),
     ],
     ids=" ".join,
@@ -216,7 +219,8 @@ def test_translate(run: Any, world: Path, tmp_path: Path) -> None:
     assert answer.out == f"4 drawn into {tmp_path / 'a'}, 0 refused\n"
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["0.png", "1.png", "2.png", "3.png"]
     answer = run("translate", world / "run", world / "photos" / "[01].png", "--out", tmp_path / "b", "--json")
-    assert json.loads(answer.out) == {"drawn": ["0.png", "1.png"], "refused": []}
+    nothing = {"refused": [], "faces": [], "advice": [], "notes": []}
+    assert json.loads(answer.out) == {"drawn": ["0.png", "1.png"], **nothing}
 
 
 def test_translate_goes_on_and_says_so(run: Any, world: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from PIL import Image, ImageFilter
 
 from fewtoon.data import world
 from fewtoon.errors import Problem
+from fewtoon.io import torchvision
 from fewtoon.metrics import features
 from fewtoon.metrics.distance import kid
 from fewtoon.nets.mobilefacenet import FoamliuLayout
@@ -182,7 +183,7 @@ def test_inception_without_the_extra_or_with_another_file(tmp_path):
 
 
 def test_inception_from_a_file_with_random_weights(tmp_path):
-    features._declare_torchvision_operators()
+    torchvision.declare_operators()
     feature_extractor = pytest.importorskip(
         "torch_fidelity.feature_extractor_inceptionv3", reason="needs the extra fewtoon[inception]"
     )

@@ -43,9 +43,11 @@ def folder(tmp_path: Path) -> Path:
 class Person:
     """Somebody in front of the page."""
 
-    def __init__(self, browser: Any, site: Site, width: int = 1280, height: int = 800) -> None:
+    def __init__(
+        self, browser: Any, site: Site, width: int = 1280, height: int = 800, **options: Any
+    ) -> None:
         self.site = site
-        self.context = browser.new_context(viewport={"width": width, "height": height})
+        self.context = browser.new_context(viewport={"width": width, "height": height}, **options)
         self.page = self.context.new_page()
         self.asked: list[str] = []
         self.errors: list[str] = []
@@ -349,4 +351,33 @@ def test_it_takes_up_what_was_learned(browser: Any, folder: Path) -> None:
         person.at(1)
         person.page.wait_for_selector("#marks .proposal", timeout=10_000)
         person.until("document.getElementById('told').textContent.includes('learned from 6 boxes')")
+        person.leave()
+
+
+def test_fingers_draw_and_pinch(browser: Any, folder: Path) -> None:
+    with served(folder) as site:
+        person = Person(browser, site, 390, 844, has_touch=True, is_mobile=True)
+        hand = person.context.new_cdp_session(person.page)
+
+        def touch(kind: str, *fingers: tuple[float, float]) -> None:
+            points = [dict(zip("xy", person.point(*finger)), id=i) for i, finger in enumerate(fingers)]
+            hand.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+        touch("touchStart", (80, 90))
+        touch("touchMove", (120, 140))
+        touch("touchMove", (170, 200))
+        touch("touchEnd")
+        person.saved()
+        assert near(rows(folder)[0], 80, 90, 170, 200)
+        before = person.page.evaluate("zoom")
+        middle = person.point(128, 128)
+        touch("touchStart", (110, 128))
+        touch("touchStart", (110, 128), (146, 128))
+        for spread in (30, 45, 60):
+            points = [{"x": middle[0] + s * spread, "y": middle[1], "id": i} for i, s in enumerate((-1, 1))]
+            hand.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": points})
+        touch("touchEnd")
+        person.until(f"zoom > 1.5 * {before} && drag === null")
+        assert len(person.page.evaluate("picture.boxes")) == 1  # two fingers draw nothing
+        assert np.hypot(*np.subtract(person.point(128, 128), middle)) < 25  # what is between them stays there
         person.leave()

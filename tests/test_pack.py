@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fewtoon.data import pack as pack_module
-from fewtoon.data.doctor import describe
+from fewtoon.data.doctor import origin
 from fewtoon.data.pack import Pack, Row, new_folder
 from fewtoon.errors import Problem
 
@@ -230,11 +230,12 @@ def test_a_living_process_keeps_its_folder(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["pack"]
 
 
-def test_describe_says_it_in_words() -> None:
-    words = describe(small_pack())
-    assert "6 photos, 16 x 16 px" in words
-    assert "4 to train on and 2 held out" in words
-    assert "(none)" in words
+def test_origin_names_the_pack_and_its_licence() -> None:
+    pack = small_pack()
+    assert origin(pack) == [f"photos: hash {pack.hash}", "no note on consent or licence"]
+    for row in pack.rows[:2]:
+        row.note = "by the artist"
+    assert origin(pack)[1:] == ["note: by the artist"]
 
 
 def test_an_earlier_process_of_the_same_number_is_dead(tmp_path: Path) -> None:

@@ -306,9 +306,9 @@ def test_without_the_library_the_remedy_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(importlib.util.find_spec("spandrel") is None, reason="spandrel is not installed")
 def test_any_network_that_spandrel_knows(tmp_path, monkeypatch):
-    from fewtoon.metrics.features import _declare_torchvision_operators
+    from fewtoon.io import torchvision
 
-    _declare_torchvision_operators()
+    torchvision.declare_operators()
     from safetensors.torch import save_file
     from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact
 

@@ -174,14 +174,10 @@ def import_(args: argparse.Namespace) -> int:
 
 def inspect(args: argparse.Namespace) -> int:
     path = Path(args.path)
-    if (path / "pack.json").is_file():
-        from fewtoon.data import doctor
-        from fewtoon.data.pack import Pack
-
-        pack = Pack.open(path)
-        splits = {name: count.model_dump() for name, count in doctor.counts(pack).items()}
-        facts = {"kind": "pack", "side": pack.side, "size": pack.size, "hash": pack.hash, "groups": splits}
-        return _answer(args, facts, doctor.describe(pack))
+    if (path / "pack.json").is_file() or args.other is not None:
+        return _inspect_packs(args, [path] if args.other is None else [path, Path(args.other)])
+    if args.out is not None:
+        raise Problem(f"--out goes with packs, and {args.path!r} is none: leave it away")
     if path.is_dir():
         from fewtoon.run import Run
 
@@ -191,6 +187,34 @@ def inspect(args: argparse.Namespace) -> int:
 
     header = style.read_header(path)
     return _answer(args, {"kind": "style", **header}, style.describe(header))
+
+
+def _inspect_packs(args: argparse.Namespace, paths: list[Path]) -> int:
+    from fewtoon.data import checkup, doctor
+    from fewtoon.data.doctor_page import write_page
+    from fewtoon.data.pack import Pack
+
+    packs = [Pack.open(path) for path in paths]
+    if len(packs) == 2 and packs[0].side == packs[1].side:  # before the work starts
+        raise Problem(f"two packs of {packs[0].side}: give one of photos and one of drawings")
+    found = [checkup.checkup(pack) for pack in packs]
+    facts: dict[str, Any] = {
+        "kind": "pack",
+        "side": packs[0].side,
+        "size": packs[0].size,
+        "framing": packs[0].framing,
+        "hash": packs[0].hash,
+        "groups": {name: count.model_dump() for name, count in doctor.counts(packs[0]).items()},
+        "findings": [one.model_dump() for one in found[0].findings],
+    }
+    if len(packs) == 2:
+        facts["other"] = found[1].model_dump()
+        facts["compared"] = [one.model_dump() for one in checkup.compare(*checkup.pair(*found))]
+    lines = [checkup.text(*found), "", *(line for pack in packs for line in doctor.origin(pack))]
+    if args.out is not None:
+        write_page(args.out, *found)
+        lines.append(f"page: {args.out}")
+    return _answer(args, facts, "\n".join(lines))
 
 
 def mark(args: argparse.Namespace) -> int:

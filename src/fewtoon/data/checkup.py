@@ -216,8 +216,8 @@ def _unlike(entry: Shares) -> list[Finding]:
             kind="fewer_photos",
             severity="look",
             headline=f"{told}.",
-            why="Seen from the drawings, this group is missing among the photos, so the model gives its look to "
-            "people of other groups: it invents what is not there.",
+            why="To match the drawings, the model must make more such people than the photos hold, so it gives this "
+            "look to people of other groups: it invents what is not there.",
             remedy="Add photos of this group, or leave out some of its drawings.",
             group=entry.group,
             value=round(entry.drawing_share / entry.photo_share, 3),

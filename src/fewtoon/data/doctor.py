@@ -121,20 +121,11 @@ def text(report: Report, shown: int = 10) -> str:
     return "\n".join(lines)
 
 
-def describe(pack: Pack) -> str:
-    """What is in a pack, in plain words."""
-    groups = counts(pack)
-    lines = [
-        f"{len(pack)} {pack.side}, {pack.size} x {pack.size} px, framing {pack.framing}, "
-        f"{len(pack.where('train'))} to train on and {len(pack.where('held_out'))} held out",
-        "",
-        *_table(groups),
-        "",
-        f"hash {pack.hash}",
-    ]
+def origin(pack: Pack) -> list[str]:
+    """Which pack this is, and the consent or licence of its pictures, in a line each."""
     notes = sorted({row.note for row in pack.rows if row.note})
-    lines += [f"note: {note}" for note in notes] or ["no note on consent or licence"]
-    return "\n".join(lines)
+    told = [f"note: {note}" for note in notes] or ["no note on consent or licence"]
+    return [f"{pack.side}: hash {pack.hash}", *told]
 
 
 def counts(pack: Pack) -> dict[str, Count]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fewtoon.errors import Problem, nearest
 from fewtoon.faces import models
-from fewtoon.faces.face import Face, Finder, distinct
+from fewtoon.faces.face import Box, Face, Finder, distinct
 
 Pixels = NDArray[np.uint8]
 
@@ -64,6 +63,63 @@ class Softened:
         found = self.finder(picture)
         sigma = self.FINEST
         while sigma <= self.COARSEST * min(picture.shape[:2]):
-            found = [*found, *self.finder(cv2.GaussianBlur(picture, (0, 0), sigma))]
+            found += self.finder(np.asarray(cv2.GaussianBlur(picture, (0, 0), sigma), np.uint8))
             sigma *= 2
         return distinct(found)
+
+
+class Chain:
+    """Several finders as one, in the order of trust.
+
+    together: False, for photos: the faces of the first finder that finds any, so that the others cost nothing.
+        True, for pictures of many faces on which finders disagree: the faces of all of them, each from the most
+        trusted finder that found it
+    """
+
+    def __init__(self, finders: Sequence[Finder], together: bool = False) -> None:
+        if not finders:
+            raise Problem("a chain of finders needs at least one finder, none was given")
+        self.finders, self.together = tuple(finders), together
+        self.name = ("+" if together else ",").join(finder.name for finder in self.finders)
+        mode = "all of" if together else "first of"
+        self.identity = f"{mode} ({'; '.join(finder.identity for finder in self.finders)})"
+
+    def __call__(self, picture: Pixels) -> list[Face]:
+        kept: list[Face] = []
+        for finder in self.finders:
+            for face in finder(picture):
+                if not any(finder.name != other.finder and _same(face.box, other.box) for other in kept):
+                    kept.append(face)
+            if kept and not self.together:
+                break
+        return kept
+
+
+def _same(a: Box, b: Box) -> bool:
+    """Whether two finders mean the same face: half of the smaller box lies within the other. (Their boxes of one
+    drawn face differ more than an intersection over union forgives.)"""
+    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    smaller = min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1]))
+    return width * height > 0.5 * smaller
+
+
+def default(side: str) -> Finder:
+    """The best finder for `side` ("photos" or "drawings") without a file of the user. Raises Problem for another
+    side, and where neither mediapipe's model files nor the cascades of OpenCV 4 are there."""
+    if side not in ("photos", "drawings"):
+        raise Problem(f"there is no side {side!r}; {nearest(side, ('photos', 'drawings'))}")
+    if side == "photos":
+        return open_finder("mediapipe" if models.available() else "haar")
+    from fewtoon.faces.opencv import HaarFinder
+
+    haar = Softened(HaarFinder(turned=False))
+    return Chain([Softened(open_finder("mediapipe")), haar]) if models.available() else haar
+
+
+def without_models_note() -> str:
+    """What to tell a person when default() had to do without the models."""
+    return (
+        "the face models are not on this machine, so a weaker detector looks for faces: it misses turned faces and "
+        "most drawn ones; 'fewtoon models fetch' brings the models once (36 MB), afterwards everything is offline"
+    )

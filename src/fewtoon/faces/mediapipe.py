@@ -2,22 +2,25 @@
 
 Every face of a picture, of any size and any roll, in three steps:
 
-1. Candidates. A small detector looks at the whole picture and at overlapping tiles of it, finer and finer. It
-   answers to faces of any roll; which side of them is up it knows only for nearly upright ones.
-2. Orientation. The mesh of 468 landmarks is fitted to each candidate as it was seen and turned by 180 degrees;
-   its own confidence says which one is upright, or that there is no face.
-3. Refinement. The mesh is fitted again where it has just found itself, until it stays.
+1. Candidates. Two small detectors look at the whole picture and at overlapping tiles of it, finer and finer.
+   They answer to faces of any roll, but which side of them is up they know only of nearly upright ones.
+2. Orientation. The mesh of 468 landmarks is fitted to a candidate as the detector saw it, upside down, and
+   where need be in between; its own confidence says which way is up, or that there is no face.
+3. Refinement. A detector looks once more, now at the upright face, and the mesh is fitted to what it says,
+   then to where the mesh has just found itself, until it stays.
 
 The facts (anchors, scales, order of the points) are those of MediaPipe's public graphs: face_detection.pbtxt,
-face_landmark_cpu.pbtxt, selfie_segmentation_cpu.pbtxt. Detector: Bazarevsky et al., BlazeFace, arXiv 1907.05047.
-Mesh: Kartynnik et al., Real-time Facial Surface Geometry from Monocular Video, arXiv 1907.06724.
+face_landmark_cpu.pbtxt, selfie_segmentation_cpu.pbtxt. Detectors: Bazarevsky et al., BlazeFace, arXiv 1907.05047.
+Mesh: Kartynnik et al., Real-time Facial Surface Geometry from Monocular Video on Mobile GPUs, arXiv 1907.06724.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,39 +31,28 @@ from fewtoon.faces.framing import Square
 from fewtoon.faces.litert import Network
 
 Pixels = NDArray[np.uint8]
-Array = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 
 # ---------------------------------------------------------------------------------------------------------
 # Looking at a part of the picture
 
 
 class Pyramid:
-    """A picture and its halvings, so that a part of it can be looked at from afar without aliasing."""
+    """A picture and its halvings, so that a part of it can be seen from afar without aliasing."""
 
     def __init__(self, picture: Pixels) -> None:
-        self.levels = [picture]
         self.height, self.width = picture.shape[:2]
-
-    def _level(self, index: int) -> Pixels:
-        import cv2
-
-        while len(self.levels) <= index:
-            height, width = self.levels[-1].shape[:2]
-            half = (max(1, (width + 1) // 2), max(1, (height + 1) // 2))
-            self.levels.append(cv2.resize(self.levels[-1], half, interpolation=cv2.INTER_AREA))
-        return self.levels[index]
+        self._levels = [picture]
 
     def look(self, square: Square, size: int) -> Pixels:
         """(size, size, 3): what is in the square; beyond the edge of the picture, the pixels of its edge."""
         import cv2
 
         step = square.side / size
-        level = self._level(max(0, round(math.log2(max(step, 1.0)) - 0.2)))
+        level = self._level(max(0, round(math.log2(max(step, 1.0)) - 0.2)))  # 0.8 to 1.6 pixels a step
         height, width = level.shape[:2]
-        scale = np.array([width / self.width, height / self.height])
-        matrix = _matrix(square, size)
-        linear = matrix[:, :2] * scale[:, None]
-        shift = matrix[:, 2] * scale
+        matrix = matrix_of(square, size) * [[width / self.width], [height / self.height]]
+        linear, shift = matrix[:, :2], matrix[:, 2]
         # Only the part that is needed: OpenCV cannot warp from pictures of more than 32767 rows or columns.
         reach = np.abs(linear).sum(1) * size / 2 + 2
         middle = shift + linear.sum(1) * size / 2
@@ -68,7 +60,7 @@ class Pyramid:
         right, bottom = np.clip(np.ceil(middle + reach), (left + 1, top + 1), (width, height)).astype(int)
         # OpenCV counts from the centre of the first pixel, we from its outer corner.
         shift = shift + linear.sum(1) / 2 - 0.5 - (left, top)
-        return cv2.warpAffine(
+        return cv2.warpAffine(  # type: ignore[return-value]
             level[top:bottom, left:right],
             np.column_stack([linear, shift]),
             (size, size),
@@ -76,39 +68,79 @@ class Pyramid:
             borderMode=cv2.BORDER_REPLICATE,
         )
 
+    def _level(self, index: int) -> Pixels:
+        import cv2
 
-def _matrix(square: Square, size: int = 1) -> NDArray[np.float64]:
-    """(2, 3): from (x, y) within the square, 0 to `size`, to the picture."""
+        while len(self._levels) <= index:
+            height, width = self._levels[-1].shape[:2]
+            half = ((width + 1) // 2, (height + 1) // 2)
+            self._levels.append(cv2.resize(self._levels[-1], half, interpolation=cv2.INTER_AREA))  # type: ignore[arg-type]
+        return self._levels[index]
+
+
+def matrix_of(square: Square, size: int = 1) -> NDArray[np.float64]:
+    """(2, 3): from (x, y) within the square, each 0 to `size`, to the picture."""
     a, b = turn(square.side / size, 0.0, square.roll)
     half = size / 2
     return np.array([[a, -b, square.x - (a - b) * half], [b, a, square.y - (a + b) * half]])
 
 
-def _outside(square: Square, points: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Points (..., 2) within the square, from 0 to 1, as points of the picture."""
-    matrix = _matrix(square)
+def outside(square: Square, points: Floats) -> NDArray[np.float64]:
+    """Points (..., 2) within the square, each coordinate 0 to 1, as points of the picture."""
+    matrix = matrix_of(square)
     return points @ matrix[:, :2].T + matrix[:, 2]
 
 
 # ---------------------------------------------------------------------------------------------------------
 # Detection
 
+ROI = 1.5  # the mesh wants to see one and a half times the box of a detection, or of the mesh before
 
-def anchors(size: int, layers: tuple[tuple[int, int], ...]) -> Array:
-    """(N, 2) centres from 0 to 1 of a detector with `size` pixels; layers: (stride, anchors per cell)."""
+
+@dataclass(frozen=True)
+class Candidate:
+    square: Square  # brows to chin, turned as the line through the eyes
+    score: float
+
+
+class Detector:
+    """One of the two detectors, as a function: the candidates in a square of the picture.
+
+    size: of its input, in pixels; layers: (stride, anchors per cell) of its grids;
+    least: the narrowest face that it finds dependably, in its own pixels from ear to ear (measured)
+    """
+
+    def __init__(self, name: str, size: int, layers: tuple[tuple[int, int], ...], least: float) -> None:
+        self.network, self.size, self.least = Network(models.path(name)), size, least
+        self.anchors = anchors(size, layers)
+
+    def __call__(self, pyramid: Pyramid, square: Square, least: float) -> list[Candidate]:
+        image = pyramid.look(square, self.size).astype(np.float32)
+        raw, logits = self.network(image / 127.5 - 1.0)
+        found = []
+        for pairs, score in blend(*decode(raw, logits, self.anchors, self.size, least)):
+            (x, y), _, left_eye, right_eye = outside(square, pairs[:4])
+            roll = roll_of(np.stack([left_eye, right_eye]))
+            side = float(pairs[1].max()) * square.side
+            found.append(Candidate(Square(float(x), float(y), side, roll), score))
+        return found
+
+
+def anchors(size: int, layers: tuple[tuple[int, int], ...]) -> NDArray[np.float32]:
+    """(N, 2): the centres, each coordinate 0 to 1, that a detector's answers are relative to, in their order."""
     parts = []
     for stride, per_cell in layers:
         centres = (np.arange(size // stride) + 0.5) * stride / size
-        grid = np.stack(np.meshgrid(centres, centres), axis=-1).reshape(-1, 2)  # row by row
-        parts.append(np.repeat(grid, per_cell, axis=0))
+        cells = np.stack(np.meshgrid(centres, centres), axis=-1).reshape(-1, 2)  # row by row
+        parts.append(np.repeat(cells, per_cell, axis=0))
     return np.concatenate(parts).astype(np.float32)
 
 
-def decode(raw: Array, logits: Array, anchors: Array, size: int, least: float) -> tuple[Array, Array]:
-    """A detector's (N, 16) and (N, 1) -> (n, 8, 2) and (n,): the candidates with a score of at least `least`.
+def decode(raw: Floats, logits: Floats, anchors: Floats, size: int, least: float) -> tuple[Floats, Floats]:
+    """A detector's (N, 16) and (N, 1) -> (n, 8, 2) and (n,): what has a score of at least `least`.
 
-    The eight pairs, from 0 to 1: centre and size of the box (brows to chin), then the eye at the left of the
-    picture, the other eye, tip of the nose, middle of the mouth, ear at the left, other ear.
+    The eight pairs, each coordinate 0 to 1: centre and size of the box (brows to chin), then the eye at the
+    left of the picture, the other eye, tip of the nose, middle of the mouth, ear at the left, other ear.
     """
     kept = logits[:, 0] >= math.log(least / (1 - least))
     pairs = raw[kept].reshape(-1, 8, 2) / size
@@ -118,127 +150,129 @@ def decode(raw: Array, logits: Array, anchors: Array, size: int, least: float) -
     return pairs, 1 / (1 + np.exp(-logits[kept, 0]))
 
 
-def blend(pairs: Array, scores: Array, most: float = 0.3) -> Iterator[tuple[Array, float]]:
-    """Candidates (n, 8, 2) of one look that overlap the best of them by more than `most` (intersection over
-    union) become one, their mean weighted by score; its score is the best one's. Surest first."""
+def blend(pairs: Floats, scores: Floats, most: float = 0.3) -> Iterator[tuple[Floats, float]]:
+    """Answers (n, 8, 2) that overlap the best of them by more than `most` (intersection over union) become
+    one: their mean weighted by score, with the best one's score. The surest first."""
     low, high = pairs[:, 0] - pairs[:, 1] / 2, pairs[:, 0] + pairs[:, 1] / 2
     areas = pairs[:, 1].prod(-1)
     left = np.argsort(-scores, kind="stable")
     while len(left):
         best = left[0]
         common = np.minimum(high[left], high[best]) - np.maximum(low[left], low[best])
-        inter = np.maximum(common, 0).prod(-1)
-        same = inter > most * (areas[left] + areas[best] - inter)
+        shared = np.maximum(common, 0).prod(-1)
+        same = shared > most * (areas[left] + areas[best] - shared)
         same[0] = True
         weights = scores[left[same]]
         yield np.tensordot(weights / weights.sum(), pairs[left[same]], 1), float(scores[best])
         left = left[~same]
 
 
-@dataclass(frozen=True)
-class Candidate:
-    square: Square  # the detector's box, turned as its eyes say
-    score: float
-
-
-class Detector:
-    """One of the two detectors: the candidates in a square of the picture."""
-
-    def __init__(self, name: str, size: int, layers: tuple[tuple[int, int], ...]) -> None:
-        self.network, self.size, self.anchors = Network(models.path(name)), size, anchors(size, layers)
-
-    def __call__(self, pyramid: Pyramid, square: Square, least: float) -> list[Candidate]:
-        image = pyramid.look(square, self.size).astype(np.float32)
-        raw, logits = self.network(image / 127.5 - 1)
-        found = []
-        for pairs, score in blend(*decode(raw, logits, self.anchors, self.size, least)):
-            points = _outside(square, pairs)
-            side = float(pairs[1].max()) * square.side
-            found.append(
-                Candidate(Square(float(points[0, 0]), float(points[0, 1]), side, roll_of(points[2:4])), score)
-            )
-        return found
-
-
 # ---------------------------------------------------------------------------------------------------------
 # Mesh
 
-# The usual 68 landmarks among the 468 of the mesh, both in their own order: x to the right of the picture.
+# The usual 68 landmarks among the 468 of the mesh, in their usual order.
 JAW = (127, 234, 132, 58, 172, 150, 149, 148, 152, 377, 378, 379, 397, 288, 361, 454, 356)
 BROWS = (70, 63, 105, 66, 107, 336, 296, 334, 293, 300)
 NOSE = (168, 197, 5, 4, 98, 97, 2, 326, 327)
 EYES = (33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380)
 MOUTH = (61, 40, 37, 0, 267, 270, 291, 321, 314, 17, 84, 91, 78, 81, 13, 311, 308, 402, 14, 178)
 LANDMARKS_68 = (*JAW, *BROWS, *NOSE, *EYES, *MOUTH)
-# Pairs of points on both sides of the head, whose connections show where it looks.
-SIDES = ((127, 234, 132, 58, 33, 61), (356, 454, 361, 288, 263, 291))
+NOSE_AND_CORNERS = (4, 61, 291)
+# The same places on either side of the head: the lines between them show where it looks.
+LEFT_SIDE, RIGHT_SIDE = (127, 234, 132, 58, 33, 61), (356, 454, 361, 288, 263, 291)
+
+MESH_SIZE = 192  # pixels of the network's input
+ROI_WIDTHS = 1.8  # the side of Mesh.square, in widths of the face from ear to ear (measured)
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """The 468 landmarks of a face: points (468, 2) of the picture, depth (468,) in its pixels, smaller is
-    nearer; logit: how sure the network is of them (a face is there from about 0)."""
+    """The 468 landmarks of a face, as far as there is one.
+
+    points: (468, 2) in the picture; depth: (468,) in its pixels, smaller is nearer
+    logit: how sure the network is that this is a face: 30 for most faces, up to 15 for one that is fitted the
+        wrong way up, below 0 for most other things
+    """
 
     points: NDArray[np.float64]
     depth: NDArray[np.float64]
     logit: float
 
-    @property
-    def five(self) -> Array:
+    @functools.cached_property
+    def five(self) -> NDArray[np.float32]:
         """(5, 2): the points of Face."""
         eyes = self.points[list(EYES)].reshape(2, 6, 2).mean(1)
-        return np.concatenate([eyes, self.points[[4, 61, 291]]]).astype(np.float32)
+        return np.concatenate([eyes, self.points[list(NOSE_AND_CORNERS)]]).astype(np.float32)
 
-    @property
+    @functools.cached_property
     def square(self) -> Square:
-        """Where to look for this face again: one and a half times as large as the mesh, turned as its eyes."""
+        """Where to look for this face again."""
         roll = roll_of(self.five)
         left, top, right, bottom = upright_box(self.points, roll)
-        side = 1.5 * max(right - left, bottom - top)
-        return Square((left + right) / 2, (top + bottom) / 2, side, roll)
+        return Square((left + right) / 2, (top + bottom) / 2, ROI * max(right - left, bottom - top), roll)
 
     @property
     def yaw(self) -> float:
-        """Degrees to the right of the upright picture: how far the lines across the head turn away from us."""
-        lines = self.points[list(SIDES[1])] - self.points[list(SIDES[0])]
-        across = np.hypot(lines[:, 0], lines[:, 1]).sum()
-        deep = (self.depth[list(SIDES[1])] - self.depth[list(SIDES[0])]).sum()
-        return math.degrees(math.atan2(deep, across))
+        """Degrees to the right: by how much the lines across the head turn away from us."""
+        across = self.points[list(RIGHT_SIDE)] - self.points[list(LEFT_SIDE)]
+        away = self.depth[list(RIGHT_SIDE)] - self.depth[list(LEFT_SIDE)]
+        return math.degrees(math.atan2(away.sum(), np.hypot(across[:, 0], across[:, 1]).sum()))
+
+    def face(self, score: float, finder: str) -> Face:
+        roll = roll_of(self.five)
+        box = upright_box(self.points[list(LANDMARKS_68)], roll)
+        return Face(box, roll, self.five, score, finder, self.yaw, 1 / (1 + math.exp(-self.logit)))
 
 
 class Fitter:
+    """The network of the mesh, as a function: its answer to a square of the picture."""
+
     def __init__(self) -> None:
         self.network = Network(models.path("face_landmark"))
 
     def __call__(self, pyramid: Pyramid, square: Square) -> Mesh:
-        image = pyramid.look(square, 192).astype(np.float32)
-        points, logit = self.network(image * (1 / 255))
-        points = points.reshape(468, 3) / 192
-        return Mesh(_outside(square, points[:, :2]), points[:, 2] * square.side, float(logit.item()))
+        image = pyramid.look(square, MESH_SIZE).astype(np.float32)
+        raw, logit = self.network(image / 255.0)
+        points = raw.reshape(468, 3).astype(np.float64) / MESH_SIZE
+        return Mesh(outside(square, points[:, :2]), points[:, 2] * square.side, float(logit.item()))
+
+    def settled(self, pyramid: Pyramid, square: Square, steps: int) -> Mesh:
+        """The mesh fitted to a square, then at most `steps` times to where it has just found itself."""
+        mesh = self(pyramid, square)
+        for _ in range(steps):
+            if mesh.logit < HOPELESS or _close(mesh.square, square):
+                break
+            square = mesh.square
+            mesh = self(pyramid, square)
+        return mesh
+
+
+def _close(a: Square, b: Square) -> bool:
+    """Whether the mesh would find the same in both squares."""
+    roll = abs((a.roll - b.roll + 180) % 360 - 180)
+    moved = math.hypot(a.x - b.x, a.y - b.y)
+    return roll < 0.5 and moved < 0.01 * b.side and abs(a.side - b.side) < 0.02 * b.side
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Finder
+# Where to look
 
 
-SMALLEST = 24
-STAYS = 0.01
-SURE = 15.0
-LEAST = 3.0
-HOPE = -1.0
-FIRST=1
-CLEAR = 20.0
-THRESH=.4
-MINF=24.0
-DIRECTIONS = (0, 180), (90, -90, 45, -45, 135, -135)
+def narrowest(width: int, height: int) -> float:
+    """The face that must not be missed, in pixels from ear to ear: 28 in small pictures, 49 in 3000 x 3000."""
+    return max(28.0, 0.9 * math.sqrt(min(width, height)))
 
 
-def smallest(width: int, height: int) -> float:
-    return max(MINF, 0.9 * math.sqrt(min(width, height)))
+def sides(largest: float, least: float) -> list[float]:
+    """Sides of squares from `largest` down to `least`, each about half of the one before or more."""
+    if largest <= 1.2 * least:
+        return [largest]
+    steps = math.ceil(math.log2(largest / least) - 0.1)
+    return [largest * (least / largest) ** (step / steps) for step in range(steps + 1)]
 
 
 def tiles(width: int, height: int, side: float) -> Iterator[Square]:
-    """Squares that cover a picture, with neighbours that overlap by a quarter or more."""
+    """Squares that cover a picture, row by row; neighbours overlap by a quarter or more."""
     for y in _middles(height, side):
         for x in _middles(width, side):
             yield Square(x, y, side, 0.0)
@@ -248,111 +282,163 @@ def _middles(length: int, side: float) -> list[float]:
     if length <= side:
         return [length / 2]
     count = math.ceil((length - side) / (0.75 * side)) + 1
-    return list(np.linspace(side / 2, length - side / 2, count).tolist())
+    step = (length - side) / (count - 1)
+    return [side / 2 + index * step for index in range(count)]
 
 
-def sides(largest: float, least: float) -> list[float]:
-    """Sides from `largest` down to `least`, each at least half of the one before."""
-    if least * 1.2 >= largest:
-        return [largest]
-    steps = math.ceil(math.log2(largest / least) - 0.1)
-    return [largest * (least / largest) ** (k / steps) for k in range(steps + 1)]
+# ---------------------------------------------------------------------------------------------------------
+# The finder
+
+CANDIDATE = 0.4  # score of a detector that is worth a look
+FACE_SCORE = 0.5  # score of the detector in its second look, at the upright face
+FACE_LOGIT = 3.0  # of the mesh: enough for half-covered, blurred and cut faces
+SURE_LOGIT = 15.0  # of the mesh: no other orientation can be better
+PLAIN_LOGIT = 20.0  # of the very first fit: no other orientation need be tried
+HOPELESS = -1.0  # logit of a fit that will not become a face
+TURNS = (0, 180), (90, -90, 45, -45, 135, -135)  # degrees; the detector is mostly right, or wrong by 180
+BYSTANDER = 0.1  # beside a large face those of less than this part of its width are not looked for
 
 
 class MediapipeFinder:
-    """All faces of a picture, at any roll. Raises Problem where a model file is missing."""
+    """Finds the faces of a picture, of any roll, and down to `narrowest`. Raises Problem where LiteRT or a
+    model file is missing."""
 
     name = "mediapipe"
 
     def __init__(self) -> None:
-        self.short = Detector("face_detection_short_range", 128, ((8, 2), (16, 6)))
-        self.full = Detector("face_detection_full_range_sparse", 192, ((4, 1),))
+        self.short = Detector("face_detection_short_range", 128, ((8, 2), (16, 6)), 14)
+        self.full = Detector("face_detection_full_range_sparse", 192, ((4, 1),), 12)
         self.fit = Fitter()
-
-    def views(self, width: int, height: int):
-        """(detector, square), from the coarse to the fine."""
-        face = smallest(width, height)
-        short = min(width, height)
-        out = []
-        for detector, top, px in ((self.short, 1.5, 14), (self.full, 1.0, 12)):
-            for side in sides(top * short, detector.size / px * face):
-                out += [(detector, sq) for sq in tiles(width, height, side)]
-        return sorted(out, key=lambda v: -v[1].side)
+        files = ("face_detection_short_range", "face_detection_full_range_sparse", "face_landmark")
+        self.identity = " ".join((self.name, *map(models.sha256, files)))
 
     def __call__(self, picture: Pixels) -> list[Face]:
         pyramid = Pyramid(picture)
-        meshes: list[tuple[Mesh, float]] = []
-        self.stats = dict(views=0, cands=0, fits=0)
-        for detector, square in self.views(pyramid.width, pyramid.height):
-            if any(_covers(mesh.square, square) for mesh, _ in meshes):
+        found: list[tuple[Mesh, float]] = []
+        for detector, side, seen in self._passes(pyramid.width, pyramid.height):
+            largest = max((mesh.square.side / ROI_WIDTHS for mesh, _ in found), default=0.0)
+            if seen < BYSTANDER * largest:
                 continue
-            self.stats['views'] += 1
-            for candidate in detector(pyramid, square, THRESH):
-                if any(_within(mesh.square, candidate.square) for mesh, _ in meshes):
-                    continue
-                self.stats['cands'] += 1
-                found = self.settle(pyramid, candidate.square)
-                if found is None:
-                    continue
-                mesh, score = found
-                meshes = [m for m in meshes if not _same(m[0].square, mesh.square)] + [max([m for m in meshes if _same(m[0].square, mesh.square)]+[(mesh, score)], key=lambda m: m[0].logit)]
-        return sorted((self.face(mesh, score) for mesh, score in meshes), key=lambda f: -f.score)
+            for tile in tiles(pyramid.width, pyramid.height, side):
+                if not any(_hides(mesh.square, tile) for mesh, _ in found):
+                    self._search(pyramid, detector, tile, found)
+        faces = [mesh.face(score, self.name) for mesh, score in found]
+        return sorted(faces, key=lambda face: -face.score)
 
-    def starts(self, pyramid, square):
-        for rolls in DIRECTIONS:
-            starts=[]
-            for roll in rolls:
-                self.stats['fits'] += 1
-                m = self.fit(pyramid, Square(square.x, square.y, 1.5 * square.side, square.roll + roll))
-                if m.logit >= CLEAR:
-                    yield m
-                else: starts.append(m)
-            yield from sorted((m for m in starts if m.logit >= HOPE), key=lambda m: -m.logit)
+    def _passes(self, width: int, height: int) -> list[tuple[Detector, float, float]]:
+        """(detector, side of its tiles, narrowest face of its pass before), from the coarse to the fine.
 
-    def settle(self, pyramid, square):
-        found = []
-        for start in self.starts(pyramid, square):
-                mesh = self.refine(pyramid, start, FIRST) if start.logit < CLEAR else start
-                again = self.look_again(pyramid, mesh.square)
-                if again is None: continue
-                mesh = self.refine(pyramid, self.fit(pyramid, again.square._replace(side=1.5*again.square.side)), 8)
-                self.stats['fits'] += 1
-                if mesh.logit < LEAST: continue
-                if mesh.logit >= SURE:
-                    return mesh, again.score
-                found.append((mesh, again.score))
-        return max(found, key=lambda m: m[0].logit, default=None)
+        Short range finds faces of any roll that are up to two thirds of the tile wide; full range, smaller,
+        darker, half-covered ones, but only within 45 degrees of upright.
+        """
+        passes = []
+        for detector, room in ((self.short, 1.5), (self.full, 1.0)):
+            scale = detector.size / detector.least
+            seen = math.inf
+            for side in sides(room * min(width, height), scale * narrowest(width, height)):
+                passes.append((detector, side, seen))
+                seen = side / scale
+        return sorted(passes, key=lambda entry: -entry[1])
 
-    def refine(self, pyramid, mesh, n):
-        for _ in range(n):
-            if mesh.logit < -4:
+    def _search(
+        self, pyramid: Pyramid, detector: Detector, tile: Square, found: list[tuple[Mesh, float]]
+    ) -> None:
+        """Add the faces in a tile to those that were found."""
+        for candidate in detector(pyramid, tile, CANDIDATE):
+            near = [mesh for mesh, _ in found if _same(mesh.square, candidate.square)]
+            if any(mesh.logit >= SURE_LOGIT for mesh in near):
+                continue
+            face = self._recognise(pyramid, candidate)
+            if face is None:
+                continue
+            rivals = [other for other in found if _same(other[0].square, face[0].square)]
+            if all(other[0].logit < face[0].logit for other in rivals):
+                found[:] = [other for other in found if other not in rivals] + [face]
+
+    def _recognise(self, pyramid: Pyramid, candidate: Candidate) -> tuple[Mesh, float] | None:
+        """The mesh and the detector's score of the upright face; None where there is no face."""
+        best: tuple[Mesh, float] | None = None
+        for start in self._starts(pyramid, candidate.square):
+            again = self._second_look(pyramid, start.square)
+            if again is None:
+                continue
+            mesh = self.fit.settled(pyramid, again.square._replace(side=ROI * again.square.side), 8)
+            if mesh.logit >= FACE_LOGIT and (best is None or mesh.logit > best[0].logit):
+                best = mesh, again.score
+            if mesh.logit >= SURE_LOGIT:
                 break
-            self.stats['fits'] += 1
-            old = mesh.square
-            mesh = self.fit(pyramid, old)
-            new = mesh.square
-            if abs((new.roll-old.roll+180)%360-180) < .5 and math.hypot(new.x-old.x, new.y-old.y) < STAYS*old.side and abs(new.side-old.side) < 2*STAYS*old.side:
-                break
-        return mesh
+        return best
 
-    def look_again(self, pyramid, sq):
-        c = self.short(pyramid, sq._replace(side=1.3*sq.side), .5)
-        c = [x for x in c if math.hypot(x.square.x-sq.x, x.square.y-sq.y) < .25*sq.side]
-        return max(c, key=lambda x: x.score, default=None)
+    def _starts(self, pyramid: Pyramid, box: Square) -> Iterator[Mesh]:
+        """First fits of the mesh, the promising ones first."""
+        for turns in TURNS:
+            fits = []
+            for degrees in turns:
+                square = Square(box.x, box.y, ROI * box.side, box.roll + degrees)
+                mesh = self.fit(pyramid, square)
+                if mesh.logit >= PLAIN_LOGIT:
+                    yield mesh
+                else:
+                    fits.append((mesh.logit, degrees, mesh))
+            for logit, _, mesh in sorted(fits, key=lambda fit: -fit[0]):
+                if logit >= HOPELESS:
+                    yield self.fit.settled(pyramid, mesh.square, 0)
 
-    def face(self, mesh, score):
-        five = mesh.five
-        roll = roll_of(five)
-        return Face(upright_box(mesh.points[list(LANDMARKS_68)], roll), roll, five, score, self.name, mesh.yaw, 1/(1+math.exp(-mesh.logit)))
+    def _second_look(self, pyramid: Pyramid, square: Square) -> Candidate | None:
+        """What the short-range detector says of a face that has been turned upright."""
+        answers = [
+            answer
+            for answer in self.short(pyramid, square._replace(side=1.3 * square.side), FACE_SCORE)
+            if math.hypot(answer.square.x - square.x, answer.square.y - square.y) < 0.25 * square.side
+        ]
+        return max(answers, key=lambda answer: answer.score, default=None)
 
 
-def _covers(face, view):
-    return math.hypot(face.x-view.x, face.y-view.y) + view.side*.7071 < .5*face.side
+def _hides(face: Square, tile: Square) -> bool:
+    """Whether a tile shows nothing but this face."""
+    distance = math.hypot(face.x - tile.x, face.y - tile.y)
+    return distance + tile.side * math.sqrt(0.5) < 0.5 * face.side
 
 
-def _within(face, c):
-    return math.hypot(face.x-c.x, face.y-c.y) < .3*face.side
+def _same(face: Square, other: Square) -> bool:
+    """Whether both are too near to each other to be two faces; `other` may be a detector's box."""
+    distance = math.hypot(face.x - other.x, face.y - other.y)
+    return distance < 0.3 * max(face.side, other.side)
 
 
-def _same(a, b):
-    return math.hypot(a.x-b.x, a.y-b.y) < .25*max(a.side, b.side)
+# ---------------------------------------------------------------------------------------------------------
+# The matte
+
+MATTE_SIZE = 256
+MATTE_ROOM = 0.15  # of the crop's side, added around it for the second look
+
+
+class MediapipeMatte:
+    """The portrait matte of MediaPipe, the mean of two looks: at the crop, and at its mirror image with some
+    room around it. Raises Problem where LiteRT or the model file is missing."""
+
+    name = "mediapipe"
+
+    def __init__(self) -> None:
+        self.network = Network(models.path("selfie_segmentation"))
+        self.identity = f"{self.name} {models.sha256('selfie_segmentation')}"
+
+    def __call__(self, crop: Pixels) -> Pixels:
+        import cv2
+
+        height, width = crop.shape[:2]
+        above, beside = round(MATTE_ROOM * height), round(MATTE_ROOM * width)
+        room = cv2.copyMakeBorder(crop, above, above, beside, beside, cv2.BORDER_REPLICATE)
+        mirrored = self._alpha(np.ascontiguousarray(room[:, ::-1]))[:, ::-1]
+        alpha = self._alpha(crop) + mirrored[above : above + height, beside : beside + width]
+        return np.rint(np.clip(alpha * 127.5, 0, 255)).astype(np.uint8)
+
+    def _alpha(self, image: Pixels) -> Floats:
+        """(H, W) float32, about 0 to 1."""
+        import cv2
+
+        height, width = image.shape[:2]
+        way = cv2.INTER_AREA if max(height, width) > MATTE_SIZE else cv2.INTER_LINEAR
+        small = cv2.resize(image, (MATTE_SIZE, MATTE_SIZE), interpolation=way)
+        alpha = self.network(small.astype(np.float32) / 255.0)[0][..., 0]
+        return cv2.resize(alpha, (width, height), interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Finders that OpenCV 4 runs: YuNet and cascades from the user's files, and the Haar cascades inside OpenCV.
+"""Finders that OpenCV 4 runs: YuNet and cascades from the user's files, and a Haar cascade inside OpenCV.
 
 Each takes a picture of any size (looked at in bounded parts) and faces of any roll (turned looks where the
 upright one shows nothing), and gives boxes in the convention of Face. The constants between a finder's own box
@@ -25,7 +25,9 @@ from fewtoon.io.files import printable
 Pixels = NDArray[np.uint8]
 
 LONGEST = 1280  # pixels: larger pictures are looked at smaller, strips in pieces
-MARGIN = 0.15  # of the longer side, around the picture: faces that fill it are found (71 % of avataaars, not 41 %)
+MARGIN = (
+    0.15  # of the longer side, around the picture: faces that fill it are found (71 % of avataaars, not 41 %)
+)
 NARROWEST = 16  # pixels; in a narrower picture there is no face
 TURNS = tuple(range(-150, 181, 30))  # degrees of roll: cascades see what is upright within about 20
 TURNED = 320  # pixels of the longer side, for turned looks
@@ -51,12 +53,10 @@ def _parts(picture: Pixels) -> Iterator[tuple[Pixels, float, int, int]]:
     short, long = min(height, width), max(height, width)
     if short < NARROWEST:
         return
-    piece = max(3 * short, LONGEST // 2)  # of a strip; neighbours share the length of one face as wide as the strip
-    starts = range(0, max(long - piece, 0) + 1, max(1, piece * 2 // 3)) if long > 2 * piece else [0]
+    piece = max(3 * short, LONGEST // 2)  # of a strip; neighbours share a third: a face as wide as the strip
+    starts = list(range(0, long - piece, piece * 2 // 3)) if long > 2 * piece else [0]
     for start in starts:
-        end = long if len(starts) == 1 else min(start + piece, long)
-        if len(starts) > 1 and start == starts[-1]:
-            end = long
+        end = long if start == starts[-1] else start + piece
         x, y = (start, 0) if width > height else (0, start)
         part = picture[:, start:end] if width > height else picture[start:end]
         scale = min(1.0, LONGEST / max(part.shape[:2]))
@@ -128,7 +128,9 @@ def _within_half_turn(degrees: float) -> float:
 def _search(picture: Pixels, detect: Callable[[Pixels], list[Face]]) -> list[Face]:
     """All faces that `detect` finds in the parts of a picture, each once."""
     parts = _parts(picture)
-    return distinct(face.placed(1 / scale).placed(1, x, y) for part, scale, x, y in parts for face in detect(part))
+    return distinct(
+        face.placed(1 / scale).placed(1, x, y) for part, scale, x, y in parts for face in detect(part)
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -193,7 +195,8 @@ class YuNetFinder:
             self._rows(np.full((96, 64, 3), 128, np.uint8))
         except cv2.error:
             raise Problem(
-                f"{printable(path)!r} is not a YuNet that OpenCV {cv2.__version__} can run; give the file of {self.WHAT}"
+                f"{printable(path)!r} is not a YuNet that OpenCV {cv2.__version__} can run; "
+                f"give the file of {self.WHAT}"
             ) from None
 
     def __call__(self, picture: Pixels) -> list[Face]:
@@ -212,7 +215,8 @@ class YuNetFinder:
             small[:, :14] /= scale
             rows = np.concatenate([rows, small])
         return [
-            Face((x, y, x + w, y + h), score=score, finder=self.name) for x, y, w, h, score in rows[:, [0, 1, 2, 3, 14]].tolist()
+            Face((x, y, x + w, y + h), score=score, finder=self.name)
+            for x, y, w, h, score in rows[:, [0, 1, 2, 3, 14]].tolist()
         ]
 
     def _settled(self, picture: Pixels, face: Face) -> Face:
@@ -277,12 +281,17 @@ def box_of(points: NDArray[np.float32], roll: float) -> Box:
 # Cascades
 
 
+_reading = threading.Lock()  # the tables of a file are shared, and OpenCV does not say that they may be
+
+
 class Cascade:
     """A boosted cascade (Viola and Jones, CVPR 2001) from the bytes of its XML file: frontal faces of one roll.
 
     box: left, top, right, bottom of our box within the square that it finds, from 0 to 1
     Raises ValueError with a few words for a file that is not one or would make OpenCV read beyond its tables.
     """
+
+    STEP = 1.1  # from one size of faces to the next
 
     def __init__(self, content: bytes, box: Box, neighbours: int) -> None:
         self.box, self.neighbours = box, neighbours
@@ -305,22 +314,22 @@ class Cascade:
                 raise ValueError("OpenCV does not take it for a cascade")
         return classifier
 
-    def __call__(self, grey: Pixels, name: str) -> list[Face]:
-        """Faces of (H, W) grey. Their score grows with the margin by which the last stage was passed."""
-        smallest = max(self.side, max(grey.shape) // 40)
+    def __call__(self, grey: Pixels, name: str, least: float) -> list[Face]:
+        """Faces of (H, W) grey, from `least` of its longer side on. Their score grows with the margin by which
+        the last stage was passed."""
+        smallest = max(self.side, round(least * max(grey.shape)))
         boxes, _, weights = self._classifier().detectMultiScale3(
-            grey, 1.1, self.neighbours, 0, (smallest, smallest), outputRejectLevels=True
+            grey, self.STEP, self.neighbours, 0, (smallest, smallest), outputRejectLevels=True
         )
         left, top, right, bottom = self.box
         found = []
-        for (x, y, side, _), weight in zip(boxes, np.ravel(weights), strict=True):
-            score = 1 - math.exp(-max(float(weight) - self.threshold, 0.01) / 4)
+        for (x, y, side, _), weight in zip(
+            np.reshape(boxes, (-1, 4)).tolist(), np.ravel(weights).tolist(), strict=True
+        ):
+            score = 1 - math.exp(-max(weight - self.threshold, 0.01) / 4)
             box = (x + left * side, y + top * side, x + right * side, y + bottom * side)
-            found.append(Face(tuple(map(float, box)), score=score, finder=name))
+            found.append(Face(box, score=score, finder=name))
         return found
-
-
-_reading = threading.Lock()  # the tables of a file are shared, and OpenCV does not say that they may be
 
 
 def _checked(cascade: Any) -> tuple[int, float]:
@@ -331,9 +340,11 @@ def _checked(cascade: Any) -> tuple[int, float]:
     kind = cascade.getNode("featureType").string()
     if kind not in ("HAAR", "LBP"):
         raise ValueError(f"its features are {kind!r}, not HAAR or LBP")
-    width, height = int(cascade.getNode("width").real()), int(cascade.getNode("height").real())
+    width, height = cascade.getNode("width").real(), cascade.getNode("height").real()
     if not (8 <= width <= 256 and 8 <= height <= 256):
-        raise ValueError(f"its window has {width} x {height} pixels")
+        raise ValueError(f"its window has {width:g} x {height:g} pixels")
+    if cascade.getNode("featureParams").getNode("maxCatCount").real() != (256 if kind == "LBP" else 0):
+        raise ValueError("its trees are of another kind than its features")
     features = _items(cascade.getNode("features"))
     for feature in features:
         if kind == "LBP":
@@ -342,7 +353,7 @@ def _checked(cascade: Any) -> tuple[int, float]:
         else:
             tilted = feature.getNode("tilted").real() != 0 if "tilted" in feature.keys() else False  # noqa: SIM118
             rects = [_numbers(rect, 5) for rect in _items(feature.getNode("rects"))]
-            inside = 1 <= len(rects) <= 3 and all(_inside(*rect[:4], width, height, tilted) for rect in rects)
+            inside = 1 <= len(rects) <= 3 and all(_inside(rect, width, height, tilted) for rect in rects)
         if not inside:
             raise ValueError("one of its features lies outside of its window")
     step = 4 if kind == "HAAR" else 11
@@ -360,7 +371,7 @@ def _checked(cascade: Any) -> tuple[int, float]:
                     raise ValueError("one of its trees points nowhere")
     if not stages:
         raise ValueError("it has no stages")
-    return max(width, height), float(stages[-1].getNode("stageThreshold").real())
+    return int(max(width, height)), float(stages[-1].getNode("stageThreshold").real())
 
 
 def _items(node: Any) -> list[Any]:
@@ -374,8 +385,9 @@ def _numbers(node: Any, count: int | None = None) -> list[float]:
     return numbers
 
 
-def _inside(x: float, y: float, w: float, h: float, width: int, height: int, tilted: bool) -> bool:
+def _inside(rect: Sequence[float], width: float, height: float, tilted: bool) -> bool:
     """Whether a rectangle, or one that is tilted by 45 degrees about its upper corner, lies in the window."""
+    x, y, w, h = rect[:4]
     if min(x, y) < 0 or min(w, h) <= 0:
         return False
     if tilted:
@@ -393,54 +405,59 @@ class CascadeFinder:
     name = "cascade"
     BOX = (0.1, 0.2, 0.9, 0.85)
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, turned: bool = True) -> None:
         what = "a Haar or LBP cascade (XML)"
         content = _content(path, what)
         _need_cascades()
-        self.identity = f"cascade {hashlib.sha256(content).hexdigest()}"
+        self.turned = turned
+        self.identity = f"cascade {hashlib.sha256(content).hexdigest()} {'any' if turned else 'no'} roll"
         try:
             self._cascade = Cascade(content, self.BOX, neighbours=3)
         except ValueError as error:
             raise Problem(f"{printable(path)!r} is no cascade ({error}); give the file of {what}") from None
 
     def __call__(self, picture: Pixels) -> list[Face]:
-        return _in_turn(picture, lambda grey: self._cascade(_equalised(grey), self.name))
+        look = lambda grey, least: self._cascade(_equalised(grey), self.name, least)
+        return _in_turn(picture, look, self.turned)
 
 
 class HaarFinder:
-    """The finder that needs no file: two cascades for frontal faces that are part of OpenCV 4, together.
+    """The finder that needs no file: the best cascade for frontal faces that is part of OpenCV 4 (by Lienhart).
 
-    Weaker than the others: it finds frontal photos of faces, few drawings, no profiles, and the roll only as
-    coarsely as the looks that it takes. Raises Problem under OpenCV 5, which has no cascades.
+    Weaker than the others: it finds frontal faces in photos and some drawings, no profiles, and the roll only
+    within about 10 degrees. Raises Problem under OpenCV 5, which has no cascades.
 
-    Our box within their square, measured on 100 portraits: each edge within 2 % (top), 4 % (bottom), 8 % (sides).
+    turned: whether faces of any roll are looked for where there is no upright one (slow)
+
+    Our box within its square, measured on 100 portraits: each edge within 2 % (top), 4 % (bottom), 8 % (sides).
     """
 
     name = "haar"
+    FILE = "haarcascade_frontalface_alt2.xml"
     BOX = (0.1, 0.25, 0.93, 1.08)
-    FILES = (("haarcascade_frontalface_alt2.xml", 3), ("haarcascade_frontalface_default.xml", 5))
 
-    def __init__(self) -> None:
-        folder = _need_cascades()
-        contents = [_content(folder / name, "OpenCV's own cascade") for name, _ in self.FILES]
-        self.identity = f"haar {hashlib.sha256(b''.join(contents)).hexdigest()}"
-        self._cascades = [
-            Cascade(content, self.BOX, neighbours) for content, (_, neighbours) in zip(contents, self.FILES)
-        ]
+    def __init__(self, turned: bool = True) -> None:
+        content = _content(_need_cascades() / self.FILE, "OpenCV's own cascade")
+        self.turned = turned
+        self.identity = f"haar {hashlib.sha256(content).hexdigest()} {'any' if turned else 'no'} roll"
+        self._cascade = Cascade(content, self.BOX, neighbours=3)
 
     def __call__(self, picture: Pixels) -> list[Face]:
-        return _in_turn(picture, self._detect)
-
-    def _detect(self, grey: Pixels) -> list[Face]:
-        return [face for cascade in self._cascades for face in cascade(grey, self.name)]
+        look = lambda grey, least: self._cascade(grey, self.name, least)
+        return _in_turn(picture, look, self.turned)
 
 
-def _in_turn(picture: Pixels, detect: Callable[[Pixels], list[Face]]) -> list[Face]:
+Look = Callable[[Pixels, float], list[Face]]  # (grey picture, smallest face as a share of its longer side)
+
+
+def _in_turn(picture: Pixels, look: Look, turned: bool) -> list[Face]:
     """All faces: upright ones; only where there are none, the surest ones of turned looks at a small copy."""
     cv2 = _cv2()
     grey = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))
-    found = _search(grey, lambda part: _look(part, 0.0, detect))
-    return found or _search(grey, lambda part: _turned_looks(part, detect))
+    found = _search(grey, lambda part: _look(part, 0.0, lambda canvas: look(canvas, 1 / 40)))
+    if found or not turned:
+        return found
+    return _search(grey, lambda part: _turned_looks(part, lambda canvas: look(canvas, 1 / 12)))
 
 
 def _turned_looks(part: Pixels, detect: Callable[[Pixels], list[Face]]) -> list[Face]:

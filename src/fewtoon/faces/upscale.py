@@ -226,12 +226,12 @@ def _spandrel(path: str) -> NetworkUpscaler:
 
 def _recognised(state: Any, path: str) -> Any:
     """spandrel's descriptor of a super-resolution network for RGB."""
-    from fewtoon.metrics.features import _declare_torchvision_operators
+    from fewtoon.io import torchvision
 
     shown = printable(path)
     if not isinstance(state, Mapping):
         raise Problem(f"{shown!r} holds {type(state).__name__}, not a network; give a super-resolution file")
-    _declare_torchvision_operators()
+    torchvision.declare_operators()
     try:
         import spandrel
     except (ImportError, OSError, RuntimeError) as error:  # or a torchvision that does not fit torch

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from fewtoon.errors import Problem
 from fewtoon.io.files import write_bytes
 
+PARALLEL = "module."  # what nn.DataParallel puts before every name
+
 
 def write(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file atomically: a temporary file beside it, flushed, then renamed.
@@ -65,6 +67,22 @@ def read_torch(path: str | Path) -> Any:
     except Exception as error:  # a damaged file may break any line of the reader
         told = str(error).split(". ")[0][:200]
         raise Problem(f"{str(path)!r} is torn or not a torch file ({type(error).__name__}: {told})") from None
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """The state dict in a weights file (.pth, .pt or .safetensors), on the CPU.
+
+    Raises Problem for a missing, torn or hostile file, and for one that holds more than a state dict.
+    """
+    path = Path(path)
+    tensors = read(path) if path.suffix == ".safetensors" else read_torch(path)
+    if not isinstance(tensors, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in tensors.items()
+    ):
+        raise Problem(f"{str(path)!r} is not a state dict of tensors: save network.state_dict() alone")
+    if tensors and all(key.startswith(PARALLEL) for key in tensors):
+        return {key.removeprefix(PARALLEL): value for key, value in tensors.items()}
+    return dict(tensors)
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:

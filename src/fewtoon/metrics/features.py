@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fewtoon.errors import Problem, nearest
-from fewtoon.io import weights
+from fewtoon.io import torchvision, weights
 from fewtoon.nets import mobilefacenet
 
 KINDS = ("tiny", "inception", "inception:PATH", "mobilefacenet:PATH")
@@ -100,7 +100,7 @@ def _cached_inception() -> Path:
 def _inception(path: Path, device: str) -> Features:
     """2048-d pool3 features of the FID Inception; resizing to 299 px happens inside, as TensorFlow did it."""
     weights.read_torch(path)  # refuses all but tensors, because torch-fidelity would unpickle anything
-    _declare_torchvision_operators()
+    torchvision.declare_operators()
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError as error:
@@ -116,30 +116,6 @@ def _inception(path: Path, device: str) -> Features:
         ) from None
     network = network.to(device).eval().requires_grad_(False)
     return Features("inception", _file_hash(path), 2048, True, lambda images: network(images)[0], device)
-
-
-_kept: list[torch.library.Library] = []  # declared operators live as long as their library object
-
-
-def _declare_torchvision_operators() -> None:
-    """Let a torchvision built for CUDA be imported beside a CPU torch: its Python half is all we need.
-
-    Without these two schemas the import fails with "operator torchvision::nms does not exist".
-    """
-    from importlib import metadata
-
-    try:
-        built_for_cuda = "+cu" in metadata.version("torchvision") or "+" not in metadata.version(
-            "torchvision"
-        )
-    except metadata.PackageNotFoundError:
-        return
-    if torch.version.cuda is not None or not built_for_cuda or hasattr(torch.ops.torchvision, "nms"):
-        return
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _kept.append(library)
 
 
 def _mobilefacenet(path: Path, device: str) -> Features:

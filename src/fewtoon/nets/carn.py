@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from fewtoon.io import weights
-from fewtoon.nets.state import read_state
 
 SCALES = (2, 3, 4)
 CHANNELS = 64
@@ -31,7 +30,7 @@ def load(path: str | Path) -> CARN:
     Raises Problem for a missing, torn or hostile file, and for tensors of another network.
     """
     network = CARN()
-    weights.fill(network, read_state(path), f"CARN-M {str(path)!r}")
+    weights.fill(network, weights.read_state(path), f"CARN-M {str(path)!r}")
     return network.eval().requires_grad_(False)
 
 

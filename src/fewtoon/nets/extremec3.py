@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from fewtoon.io import weights
 from fewtoon.nets.sinet import Conv, ConvNormAct, NormAct, Pictures, with_counters
-from fewtoon.nets.state import read_state
 
 INPUT_SIDE = 224  # of the training pictures; the network itself takes every multiple of 4
 
@@ -28,7 +27,7 @@ def load(path: str | Path) -> ExtremeC3:
     Raises Problem for a missing, torn or hostile file, and for tensors of another network.
     """
     network = ExtremeC3()
-    weights.fill(network, with_counters(read_state(path), network), f"ExtremeC3Net {str(path)!r}")
+    weights.fill(network, with_counters(weights.read_state(path), network), f"ExtremeC3Net {str(path)!r}")
     return network.eval().requires_grad_(False)
 
 

@@ -18,7 +18,6 @@ The attribute names of the modules are the keys of the public checkpoints, there
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -66,10 +65,7 @@ def load(path: str | Path) -> FaceNetwork:
 
     Raises Problem for a missing, torn or hostile file, and for tensors of another network.
     """
-    path = Path(path)
-    tensors = weights.read(path) if path.suffix == ".safetensors" else weights.read_torch(path)
-    if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise Problem(f"{str(path)!r} is not a state dict of tensors: save network.state_dict() alone")
+    tensors = weights.read_state(path)
     network: FaceNetwork
     if "conv_6_sep.conv.weight" in tensors:
         network = InsightFaceLayout()

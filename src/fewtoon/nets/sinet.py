@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewtoon.io import weights
-from fewtoon.nets.state import read_state
 
 INPUT_SIDE = 224  # of the training pictures; the network itself takes every multiple of 32
 
@@ -41,7 +40,7 @@ def load(path: str | Path) -> SINet:
     Raises Problem for a missing, torn or hostile file, and for tensors of another network.
     """
     network = SINet()
-    weights.fill(network, with_counters(read_state(path), network), f"SINet {str(path)!r}")
+    weights.fill(network, with_counters(weights.read_state(path), network), f"SINet {str(path)!r}")
     return network.eval().requires_grad_(False)
 
 
