@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,11 @@ def test_two_pages_and_a_hand_do_not_overwrite_each_other(folder: Path) -> None:
             ("b 1.png", "50", ""),
             ("gone.png", "", ""),
         ]
+
+        # Looked at again, with a column that is empty for this picture: it still says the same.
+        version = site.get("/pictures/1")["version"]
+        os.utime(folder / NAME, ns=(0, 0))
+        assert site.get("/pictures/1")["version"] == version
 
         # A hand that is not finished: nothing is written, and the sentence says where.
         half = (folder / NAME).read_text(encoding="utf-8") + "b 1.png,5"
@@ -443,6 +449,41 @@ def test_the_faces_of_a_strip_are_found_where_they_are() -> None:
     strip[2100:2200, 100:180] = (255, 0, 0)
     (face,) = proposals_module.faces_of(strip, Painted())
     assert face.box == (100, 2100, 180, 2200)
+
+
+def test_what_is_being_learned_is_waited_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begun = threading.Event()
+
+    def learn(examples: object) -> Nothing:
+        begun.set()
+        time.sleep(1.3)
+        return Nothing()
+
+    proposals = Proposals(find([folder])[0], lambda: marked({3: 5}), Nothing(), learn)
+    proposals.start()
+    assert begun.wait(10)
+    proposals.close()
+    assert not any(thread.is_alive() for thread in proposals._threads)
+    assert "everything is saved" in capsys.readouterr().err
+    proposals.close()
+    proposals.start()  # after the end nothing begins
+    assert not any(thread.is_alive() for thread in proposals._threads)
+
+
+def test_a_box_beside_its_picture_spoils_no_lesson(folder: Path) -> None:
+    lessons: list[int] = []
+
+    def learn(examples: list[Any]) -> Nothing:
+        lessons.append(len(examples))
+        return Nothing()
+
+    faces = {**marked({2: 5}), 3: [Face((900, 900, 990, 990))]}
+    proposals = Proposals(find([folder])[0], lambda: faces, Nothing(), learn)
+    proposals.start()
+    try:
+        wait(lambda: lessons == [1])
+    finally:
+        proposals.close()
 
 
 # Its own process

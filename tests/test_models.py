@@ -142,6 +142,7 @@ def test_wrong_wheels(wheel, tmp_path, monkeypatch):
         told = complaint(tmp_path, wheel=given)
         assert "is not the wheel of mediapipe 0.10.21" in told
         assert "iris_landmark" in told
+        assert (what == "bomb") == ("50000000 bytes" in told)  # before it was unpacked
 
     torn = tmp_path / "torn.whl"
     torn.write_bytes(wheel.read_bytes()[:-40])

@@ -20,7 +20,7 @@ from scripted import EYE, HAIR, MOUTH, SKIN, ScriptedFinder, person
 @pytest.fixture(autouse=True)
 def scripted(monkeypatch: pytest.MonkeyPatch) -> ScriptedFinder:
     finder = ScriptedFinder()
-    monkeypatch.setattr(finders, "choose", lambda find, side: (finder, []))
+    monkeypatch.setattr(finders, "choose", lambda specs, side: finder)
     return finder
 
 

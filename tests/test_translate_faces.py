@@ -37,7 +37,7 @@ class Negative(Method):
 
 @pytest.fixture(autouse=True)
 def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finders, "choose", lambda find, side: (ScriptedFinder(), []))
+    monkeypatch.setattr(finders, "choose", lambda specs, side: ScriptedFinder())
 
 
 def style(**header: Any) -> Style:

@@ -207,9 +207,10 @@ def _inspect_packs(args: argparse.Namespace, paths: list[Path]) -> int:
         "groups": {name: count.model_dump() for name, count in doctor.counts(packs[0]).items()},
         "findings": [one.model_dump() for one in found[0].findings],
     }
-    if len(packs) == 2:
+    both = checkup.pair(*found)
+    if both is not None:
         facts["other"] = found[1].model_dump()
-        facts["compared"] = [one.model_dump() for one in checkup.compare(*checkup.pair(*found))]
+        facts["compared"] = [one.model_dump() for one in checkup.compare(*both)]
     lines = [checkup.text(*found), "", *(line for pack in packs for line in doctor.origin(pack))]
     if args.out is not None:
         write_page(args.out, *found)
@@ -222,9 +223,7 @@ def mark(args: argparse.Namespace) -> int:
     from fewtoon.faces import finders
 
     groups = [name.strip() for name in args.groups.split(",") if name.strip()] if args.groups else None
-    finder = (
-        finders.chain([finders.open_finder(spec) for spec in args.find], "drawings") if args.find else None
-    )
+    finder = finders.choose(args.find, "drawings") if args.find else None
     serve(args.folder, port=args.port, groups=groups, finder=finder, open_browser=not args.no_browser)
     return 0
 

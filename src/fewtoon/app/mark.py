@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import re
 import socket
 import threading
@@ -301,5 +302,5 @@ def listening(port: int) -> socket.socket:
         return socket.create_server((ADDRESS, port))
     except OSError as error:
         raise Problem(
-            f"port {port} cannot be used ({error.strerror or error}): choose another, or 0 for any that is free"
+            f"port {port} cannot be used ({os.strerror(error.errno or 0)}): choose another, or 0 for any that is free"
         ) from None

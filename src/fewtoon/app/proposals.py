@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fewtoon.data.marks import Mark, check_inside
 from fewtoon.faces.face import Face, Finder, overlap
 from fewtoon.io import images
 from fewtoon.io.images import BadPicture, Found
@@ -81,12 +82,16 @@ class Proposals:
             thread.start()
 
     def close(self) -> None:
-        """End both threads after what they are at."""
+        """End both threads, after what they are at: to leave one in the midst of it would crash at the exit."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
         for thread in self._threads:
-            thread.join(timeout=5)
+            thread.join(timeout=1)
+        if any(thread.is_alive() for thread in self._threads):
+            print("fewtoon: everything is saved; a few seconds for what is being learned", file=sys.stderr)
+        for thread in self._threads:
+            thread.join()
 
     def look_at(self, index: int) -> None:
         """The picture that is on the screen: it comes next, and is not finished before another one is."""
@@ -155,9 +160,10 @@ class Proposals:
         if self._finder is not None:
             return
         try:
-            from fewtoon.faces.finders import default
+            from fewtoon.faces import finders, models
 
-            self._finder = default("drawings")
+            self._finder = finders.default("drawings")
+            self._message = "" if models.available() else finders.without_models_note()
         except Exception as error:  # without one, faces are still marked, and learned from
             self._tell(f"no proposals before some faces are marked: {error}")
 
@@ -219,11 +225,15 @@ class Proposals:
         # By chance, always the same, so that no chapter is left out; those with faces first.
         order = np.random.default_rng(0).permutation(sorted(finished)).tolist()
         for index in sorted(order, key=lambda index: not finished[index]):
+            name = self._found[index].name
             try:
                 picture = images.read(self._found[index].path)
-            except BadPicture:
+                height, width = picture.shape[:2]
+                for face in finished[index]:
+                    check_inside(Mark(name, face.box), width, height)
+            except BadPicture:  # or a box that was written by hand, and wrongly: the page says so
                 continue
-            pixels += picture.shape[0] * picture.shape[1]
+            pixels += height * width
             if examples and pixels > LEARN_PIXELS:
                 break
             examples.append((picture, list(finished[index])))

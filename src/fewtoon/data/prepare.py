@@ -32,7 +32,7 @@ from fewtoon.data.marks import Marks
 from fewtoon.data.pack import Pack, Side, check_replaceable, combined_hash, new_folder
 from fewtoon.data.reader import Reader
 from fewtoon.errors import Problem, nearest
-from fewtoon.faces import finders
+from fewtoon.faces import finders, models
 from fewtoon.faces.cutter import Cutter
 from fewtoon.faces.framing import Kind, Pad
 from fewtoon.faces.matte import open_matte
@@ -115,10 +115,11 @@ def prepare(
     marked, notes = _marked(faces, given, found)
     kind, why_kind = _framing(framing, marked, found)
     notes += why_kind
-    finder = None
+    named, finder = [find] if isinstance(find, str) else list(find), None
     if kind != "as-is":
-        finder, told = finders.choose(find, side)
-        notes += told
+        finder = finders.choose(named, side)
+        if not named and not models.available():
+            notes.append(finders.without_models_note())
     cutter = Cutter(
         size,
         kind,

@@ -16,8 +16,10 @@ Pixels = NDArray[np.uint8]
 KINDS = ("mediapipe", "haar", "yunet:PATH", "cascade:PATH")
 
 
-def open_finder(spec: str) -> Finder:
+def open_finder(spec: str, turned: bool = True) -> Finder:
     """The finder that `spec` names, one of KINDS.
+
+    turned: whether cascades look for faces of any roll where they see no upright one (slow); the others do anyway
 
     Raises Problem for an unknown name, a missing path and a file that is not what it should be; for mediapipe
     also when its model files have not been fetched.
@@ -30,13 +32,13 @@ def open_finder(spec: str) -> Finder:
     if spec == "haar":
         from fewtoon.faces.opencv import HaarFinder
 
-        return HaarFinder()
+        return HaarFinder(turned)
     if kind in ("yunet", "cascade"):
         if not path:
             raise Problem(f"the finder {kind!r} needs a file: give '{kind}:PATH'")
         from fewtoon.faces.opencv import CascadeFinder, YuNetFinder
 
-        return YuNetFinder(path) if kind == "yunet" else CascadeFinder(path)
+        return YuNetFinder(path) if kind == "yunet" else CascadeFinder(path, turned)
     if colon and kind in ("mediapipe", "haar"):
         raise Problem(f"the finder {kind!r} takes no file, {path!r} was given: write '{kind}' alone")
     raise Problem(f"there is no face finder {spec!r}; {nearest(spec, KINDS)}")
@@ -46,12 +48,12 @@ class Softened:
     """A finder that looks at drawings: at the picture as it is and at blurred ones, and puts together what it
     found, the surest of each face.
 
-    Finders learned from photos stumble over hard outlines and flat colours. A blur of 1 to 2 % of the face's
+    Finders learned from photos stumble over hard outlines and flat colours. A blur of about 1.5 % of the face's
     width makes skin of paint; how large the faces are is not known yet, so there is a blur for every octave.
     """
 
-    FINEST = 1.5  # pixels, standard deviation
-    COARSEST = 0.0125  # of the shorter side
+    FINEST = 1.0  # pixels, standard deviation: faces of about 50 to 100 pixels
+    COARSEST = 1 / 60  # of the shorter side: a face that fills it
 
     def __init__(self, finder: Finder) -> None:
         self.finder, self.name = finder, finder.name
@@ -106,15 +108,25 @@ def _same(a: Box, b: Box) -> bool:
 
 def default(side: str) -> Finder:
     """The best finder for `side` ("photos" or "drawings") without a file of the user. Raises Problem for another
-    side, and where neither mediapipe's model files nor the cascades of OpenCV 4 are there."""
+    side, and where neither mediapipe's model files nor the cascades of OpenCV 4 are there.
+
+    A chain of both adds nothing: on four styles of drawings haar finds no face that mediapipe misses, but others.
+    """
+    return choose(["mediapipe" if models.available() else "haar"], side)
+
+
+def choose(specs: Sequence[str], side: str) -> Finder:
+    """The finder for `side` ("photos" or "drawings") from one or more specs of open_finder(), the most trusted
+    one first; with none, the default one. For drawings they look softened and together. Raises Problem."""
     if side not in ("photos", "drawings"):
         raise Problem(f"there is no side {side!r}; {nearest(side, ('photos', 'drawings'))}")
-    if side == "photos":
-        return open_finder("mediapipe" if models.available() else "haar")
-    from fewtoon.faces.opencv import HaarFinder
-
-    haar = Softened(HaarFinder(turned=False))
-    return Chain([Softened(open_finder("mediapipe")), haar]) if models.available() else haar
+    if not specs:
+        return default(side)
+    drawings = side == "drawings"
+    finders = [open_finder(spec, turned=not drawings) for spec in specs]
+    if drawings:
+        finders = [Softened(finder) for finder in finders]
+    return finders[0] if len(finders) == 1 else Chain(finders, together=drawings)
 
 
 def without_models_note() -> str:

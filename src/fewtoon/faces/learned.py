@@ -43,9 +43,10 @@ STEP = 2**0.25  # between the scales that are looked at
 BEYOND = (0.75, 1.4)  # sizes that are looked for, as shares of the smallest and of the largest marked one
 CROP = 16  # cells of a judged place; the face takes CROP_FACE of them
 CROP_FACE = 8.5
-PLACES = 150  # of a page that are judged
+PLACES = 200  # of a page that are judged
 BACKGROUND = 0.35  # overlap with every face below which a place is none
 BAND = 4_000_000  # pixels of a scaled page that are looked at in one piece
+GROUNDS = 0.4  # share of crops that are put on another ground
 NETWORKS = 3
 LEAST = 0.05  # score below which a place is not worth a proposal
 STEPS = 300
@@ -311,7 +312,23 @@ def _collect(examples: Sequence[Example], template: _Template, rng: np.random.Ge
             if _most(place.box, faces) < BACKGROUND:
                 others.append(_judged(picture, place))
                 others.append(_judged(picture, _moved(place, rng, 0.08, 0.12)[0], mirror=True))
+    if others:  # some of both kinds, or the seam itself would tell them apart
+        grounds = len(others)
+        for k in np.flatnonzero(rng.random(len(crops)) < GROUNDS).tolist():
+            crops[k] = _elsewhere(crops[k], others[int(rng.integers(grounds))], rng)
+        for k in np.flatnonzero(rng.random(grounds) < GROUNDS).tolist():
+            others[k] = _elsewhere(others[k], others[int(rng.integers(grounds))], rng)
     return _Crops(_stacked(crops), torch.tensor(owner), 10 * torch.tensor(offsets), _stacked(others))
+
+
+def _elsewhere(crop: Pixels, ground: Pixels, rng: np.random.Generator) -> Pixels:
+    """The middle of a crop on another ground, so that a face is known on grounds where none was marked."""
+    rows, columns = np.mgrid[: CROP * CELL, : CROP * CELL] - (CROP * CELL - 1) / 2
+    radii = rng.uniform(1.0, 1.7, 2) * CROP_FACE * CELL / 2
+    power = rng.uniform(2, 5)  # from an ellipse to nearly a box
+    away = (np.abs(columns) / radii[0]) ** power + (np.abs(rows) / radii[1]) ** power
+    inside = np.clip((1.1 - away) / 0.2, 0, 1)[..., None]
+    return np.rint(crop * inside + ground * (1 - inside)).astype(np.uint8)
 
 
 def _stacked(crops: Sequence[Pixels]) -> Tensor:

@@ -185,7 +185,7 @@ MESH_SIZE = 192  # pixels of the network's input
 ROI_WIDTHS = 1.8  # the side of Mesh.square, in widths of the face from ear to ear (measured)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Mesh:
     """The 468 landmarks of a face, as far as there is one.
 
@@ -295,6 +295,7 @@ FACE_LOGIT = 3.0  # of the mesh: enough for half-covered, blurred and cut faces
 SURE_LOGIT = 15.0  # of the mesh: no other orientation can be better
 PLAIN_LOGIT = 20.0  # of the very first fit: no other orientation need be tried
 HOPELESS = -1.0  # logit of a fit that will not become a face
+LOOKS = 0, 180, 90, -90  # degrees: a picture without a face may be one of hard ones that lies the wrong way
 TURNS = (0, 180), (90, -90, 45, -45, 135, -135)  # degrees; the detector is mostly right, or wrong by 180
 BYSTANDER = 0.1  # beside a large face those of less than this part of its width are not looked for
 
@@ -315,15 +316,22 @@ class MediapipeFinder:
     def __call__(self, picture: Pixels) -> list[Face]:
         pyramid = Pyramid(picture)
         found: list[tuple[Mesh, float]] = []
+        for roll in LOOKS:
+            if not found:
+                self._search(pyramid, roll, found)
+        faces = [mesh.face(score, self.name) for mesh, score in found]
+        return sorted(faces, key=lambda face: -face.score)
+
+    def _search(self, pyramid: Pyramid, roll: float, found: list[tuple[Mesh, float]]) -> None:
+        """Look at the whole picture, turned by -roll, and add its faces to those that were found."""
         for detector, side, seen in self._passes(pyramid.width, pyramid.height):
             largest = max((mesh.square.side / ROI_WIDTHS for mesh, _ in found), default=0.0)
             if seen < BYSTANDER * largest:
                 continue
             for tile in tiles(pyramid.width, pyramid.height, side):
                 if not any(_hides(mesh.square, tile) for mesh, _ in found):
-                    self._search(pyramid, detector, tile, found)
-        faces = [mesh.face(score, self.name) for mesh, score in found]
-        return sorted(faces, key=lambda face: -face.score)
+                    for candidate in detector(pyramid, tile._replace(roll=roll), CANDIDATE):
+                        self._consider(pyramid, candidate, found)
 
     def _passes(self, width: int, height: int) -> list[tuple[Detector, float, float]]:
         """(detector, side of its tiles, narrowest face of its pass before), from the coarse to the fine.
@@ -340,20 +348,17 @@ class MediapipeFinder:
                 seen = side / scale
         return sorted(passes, key=lambda entry: -entry[1])
 
-    def _search(
-        self, pyramid: Pyramid, detector: Detector, tile: Square, found: list[tuple[Mesh, float]]
-    ) -> None:
-        """Add the faces in a tile to those that were found."""
-        for candidate in detector(pyramid, tile, CANDIDATE):
-            near = [mesh for mesh, _ in found if _same(mesh.square, candidate.square)]
-            if any(mesh.logit >= SURE_LOGIT for mesh in near):
-                continue
-            face = self._recognise(pyramid, candidate)
-            if face is None:
-                continue
-            rivals = [other for other in found if _same(other[0].square, face[0].square)]
-            if all(other[0].logit < face[0].logit for other in rivals):
-                found[:] = [other for other in found if other not in rivals] + [face]
+    def _consider(self, pyramid: Pyramid, candidate: Candidate, found: list[tuple[Mesh, float]]) -> None:
+        """Add the candidate's face, if there is one, and if no surer one was found there."""
+        near = (mesh for mesh, _ in found if _same(mesh.square, candidate.square))
+        if any(mesh.logit >= SURE_LOGIT for mesh in near):
+            return
+        face = self._recognise(pyramid, candidate)
+        if face is None:
+            return
+        rivals = [other for other in found if _same(other[0].square, face[0].square)]
+        if all(other[0].logit < face[0].logit for other in rivals):
+            found[:] = [other for other in found if other not in rivals] + [face]
 
     def _recognise(self, pyramid: Pyramid, candidate: Candidate) -> tuple[Mesh, float] | None:
         """The mesh and the detector's score of the upright face; None where there is no face."""
@@ -379,10 +384,10 @@ class MediapipeFinder:
                 if mesh.logit >= PLAIN_LOGIT:
                     yield mesh
                 else:
-                    fits.append((mesh.logit, degrees, mesh))
-            for logit, _, mesh in sorted(fits, key=lambda fit: -fit[0]):
-                if logit >= HOPELESS:
-                    yield self.fit.settled(pyramid, mesh.square, 0)
+                    fits.append(mesh)
+            for mesh in sorted(fits, key=lambda mesh: -mesh.logit):
+                if mesh.logit >= HOPELESS:
+                    yield self.fit(pyramid, mesh.square)
 
     def _second_look(self, pyramid: Pyramid, square: Square) -> Candidate | None:
         """What the short-range detector says of a face that has been turned upright."""

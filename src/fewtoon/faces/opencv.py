@@ -31,7 +31,7 @@ MARGIN = (
 NARROWEST = 16  # pixels; in a narrower picture there is no face
 TURNS = tuple(range(-150, 181, 30))  # degrees of roll: cascades see what is upright within about 20
 TURNED = 320  # pixels of the longer side, for turned looks
-SURE = 0.4  # score that a face in a turned look must have: twelve looks make twelve times the mistakes
+SURE = 0.45  # score that a face in a turned look must have: twelve looks make twelve times the mistakes
 MAX_BYTES = 64 << 20  # of a detector's file: YuNet has 0.2 MB, cascades about 1 MB
 
 
@@ -451,20 +451,20 @@ Look = Callable[[Pixels, float], list[Face]]  # (grey picture, smallest face as 
 
 
 def _in_turn(picture: Pixels, look: Look, turned: bool) -> list[Face]:
-    """All faces: upright ones; only where there are none, the surest ones of turned looks at a small copy."""
+    """All upright faces; where none of them is sure, the sure ones of turned looks at a small copy instead."""
     cv2 = _cv2()
     grey = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))
     found = _search(grey, lambda part: _look(part, 0.0, lambda canvas: look(canvas, 1 / 40)))
-    if found or not turned:
+    if not turned or any(face.score > SURE for face in found):
         return found
-    return _search(grey, lambda part: _turned_looks(part, lambda canvas: look(canvas, 1 / 12)))
+    return _search(grey, lambda part: _turned_looks(part, lambda canvas: look(canvas, 1 / 12))) or found
 
 
 def _turned_looks(part: Pixels, detect: Callable[[Pixels], list[Face]]) -> list[Face]:
     scale = min(1.0, TURNED / max(part.shape))
     small = _resized(part, scale)
     looks = [face for roll in TURNS for face in _look(small, roll, detect)]
-    return [_midway(face, looks).placed(1 / scale) for face in distinct(looks) if face.score > SURE]
+    return [_midway(face, looks).placed(1 / scale) for face in distinct(looks, 0.1) if face.score > SURE]
 
 
 def _midway(face: Face, looks: Sequence[Face]) -> Face:
