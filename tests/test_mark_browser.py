@@ -11,15 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("starlette", reason="the pages need starlette and uvicorn: pip install 'fewtoon[app]'")
 pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 
 from playwright import sync_api
 
 from fewtoon.data import world
 from fewtoon.data.marks import NAME, Marks
-from fewtoon.io.images import save_png
+from fewtoon.data.pack import Pack
+from fewtoon.data.prepare import prepare
+from fewtoon.faces import finders, models
+from fewtoon.io.images import read, save_png
 from marking import RED, SIDE, Painted, Site, drawings, entry, rows, served, wait
+from scripted import ScriptedFinder
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a browser named chromium on the PATH")
@@ -158,6 +161,43 @@ def test_a_box_and_its_group_are_there_after_a_reload(browser: Any, folder: Path
         person.saved()
         assert rows(folder)[0]["group"] == ""
         person.leave()
+
+
+def test_what_was_marked_is_what_prepare_takes(
+    browser: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served(folder, groups=["long hair", "short hair"]) as site:
+        person = Person(browser, site)
+        for index, (box, key) in enumerate((((80, 90, 170, 200), "2"), ((70, 80, 150, 190), "1"))):
+            person.at(index)
+            person.drag(*box)
+            person.press(key)
+            person.saved()
+            person.press("n")
+        person.at(2)
+        person.press("x")  # no face here
+        person.saved()
+        person.look()
+        person.leave()
+    monkeypatch.setattr(finders, "choose", lambda specs, side: ScriptedFinder())
+    monkeypatch.setattr(models, "available", lambda: True)
+    report = prepare([folder], "drawings", tmp_path / "pack", groups="none", size=64, held_out=0)
+    pack = Pack.open(tmp_path / "pack")
+    assert [(row.file, row.group, row.finder) for row in pack.rows] == [
+        ("a.png", "short hair", "marked"),
+        ("b 1.png", "long hair", "marked"),
+    ]
+    assert np.abs(np.subtract(pack.rows[0].box, (80, 90, 170, 200))).max() <= NEAR
+    refused = {entry.file: entry.reason for entry in report.refused}
+    assert refused.keys() == {"ann/c.png", "ben/d.png"}
+    assert "marked as a picture without a face" in refused["ann/c.png"]
+    left, top = 125 - 2.1 * 110 / 2, 90 - 0.8 * 110  # of the portrait framing
+    side = round(2.1 * 110)
+    picture = read(folder / "a.png")
+    assert pack.rows[0].side == pytest.approx(side, abs=2 * NEAR * 2.1)
+    seen = pack.images[0][32, 32].astype(int)  # the middle of the square is the middle of its place
+    place = picture[round(top + side / 2), round(left + side / 2)].astype(int)
+    assert np.abs(seen - place).max() < 60
 
 
 def test_a_turned_box_is_resized_in_its_own_frame(browser: Any, folder: Path) -> None:

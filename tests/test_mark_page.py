@@ -20,10 +20,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from asking import one_line
-
-pytest.importorskip("starlette", reason="the pages need starlette and uvicorn: pip install 'fewtoon[app]'")
-pytest.importorskip("uvicorn", reason="the pages need starlette and uvicorn: pip install 'fewtoon[app]'")
-
 from fewtoon.app import proposals as proposals_module
 from fewtoon.app.desk import Desk
 from fewtoon.app.mark import listening

@@ -217,6 +217,16 @@ def test_boxes_outside_and_files_that_are_not_there(tmp_path: Path) -> None:
     one_line(lambda: run(marked(tmp_path, only_gone), tmp_path / "other"), "names none of the 2 pictures")
 
 
+def test_every_folder_has_its_own_table(tmp_path: Path) -> None:
+    for name, left in (("one", 40), ("two", 60)):
+        save_png(tmp_path / name / "a" / "x.png", page(background=(left, 90, 120)))
+        table = f"file,left,top,right,bottom\nx.png,{left},50,{left + 40},100\n"
+        (tmp_path / name / "faces.csv").write_text(table, encoding="utf-8")
+    prepare([tmp_path / "one", tmp_path / "two"], "photos", tmp_path / "pack", size=64, held_out=0)
+    rows = Pack.open(tmp_path / "pack").rows
+    assert [(row.file, row.box and row.box[0]) for row in rows] == [("one/a/x.png", 40), ("two/a/x.png", 60)]
+
+
 def test_two_rows_for_one_face(tmp_path: Path) -> None:
     table = "file,left,top,right,bottom\na/two.png,220,70,300,130\na/two.png,221,70,300,131\n"
     one_line(lambda: run(marked(tmp_path, table), tmp_path / "pack"), "two")

@@ -16,7 +16,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast, get_args
 
@@ -198,25 +198,38 @@ def _check(
 def _marked(
     faces: str | Path | None, given: Sequence[str | Path], found: list[Found]
 ) -> tuple[Marks | None, list[str]]:
-    """The table of boxes, if there is one, and what is worth a sentence about it."""
-    tables = [Path(folder) / marks.NAME for folder in given if os.path.isdir(folder)]
-    path = Path(faces) if faces is not None else next((table for table in tables if table.is_file()), None)
-    if path is None:
+    """The boxes that persons drew, if there are any, and what is worth a sentence about them."""
+    names = [file.name for file in found]
+    tables = [(Path(faces), "")] if faces is not None else _tables(given)
+    if not tables:
         return None, []
-    if faces is None and sum(table.is_file() for table in tables) > 1:
-        raise Problem(f"several of the folders hold a {marks.NAME}: prepare them one by one")
-    table = Marks.read(path).settled([file.name for file in found])
-    unknown = table.unknown([file.name for file in found])
-    if unknown and len(unknown) == len(table.files):
-        raise Problem(
-            f"{str(path)!r} names none of the {len(found)} pictures, such as {found[0].name!r}: its column "
-            "'file' must hold their names"
-        )
-    for group in RESERVED & {mark.group for file in table.files for mark in table.of(file) or []}:
-        raise Problem(f"no group can be called {group!r}, a row of every report: rename it in {str(path)!r}")
-    if not unknown:
-        return table, []
-    return table, [f"{path.name} names {len(unknown)} files that are not here, such as {unknown[0]}"]
+    rows, notes = [], []
+    for path, prefix in tables:
+        below = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+        table = Marks.read(path).settled(below)
+        unknown = table.unknown(below)
+        if unknown and len(unknown) == len(table.files):
+            raise Problem(
+                f"{str(path)!r} names none of the {len(below)} pictures, such as {names[0]!r}: its column 'file' "
+                "must hold their names"
+            )
+        if unknown:
+            notes.append(f"{path.name} names {len(unknown)} files that are not here, such as {unknown[0]}")
+        for group in RESERVED & set(table.groups):
+            raise Problem(
+                f"no group can be called {group!r}, a row of every report: rename it in {str(path)!r}"
+            )
+        rows += [replace(mark, file=prefix + mark.file) for mark in table.rows()]
+    return Marks(rows, strict=True), notes
+
+
+def _tables(given: Sequence[str | Path]) -> list[tuple[Path, str]]:
+    """The tables that lie in the given folders, each with what the names of its pictures start with: as
+    `images.find` names them."""
+    folders = [path for path in given if os.path.isdir(path)]
+    prefix = lambda folder: os.path.basename(os.path.abspath(folder)) + "/" if len(given) > 1 else ""
+    tables = [(Path(folder) / marks.NAME, images.printable(prefix(folder))) for folder in folders]
+    return [(table, prefix) for table, prefix in tables if table.is_file()]
 
 
 def _framing(framing: str, marked: Marks | None, found: list[Found]) -> tuple[Kind, list[str]]:

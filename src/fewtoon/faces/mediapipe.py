@@ -95,6 +95,7 @@ def outside(square: Square, points: Floats) -> NDArray[np.float64]:
 # Detection
 
 ROI = 1.5  # the mesh wants to see one and a half times the box of a detection, or of the mesh before
+FLAT = 8  # of 255: what varies less shows no face, such as the gutters of a webtoon strip
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,10 @@ class Detector:
         self.anchors = anchors(size, layers)
 
     def __call__(self, pyramid: Pyramid, square: Square, least: float) -> list[Candidate]:
-        image = pyramid.look(square, self.size).astype(np.float32)
-        raw, logits = self.network(image / 127.5 - 1.0)
+        image = pyramid.look(square, self.size)
+        if int(image.max()) - int(image.min()) < FLAT:
+            return []
+        raw, logits = self.network(image.astype(np.float32) / 127.5 - 1.0)
         found = []
         for pairs, score in blend(*decode(raw, logits, self.anchors, self.size, least)):
             (x, y), _, left_eye, right_eye = outside(square, pairs[:4])
@@ -289,13 +292,19 @@ def _middles(length: int, side: float) -> list[float]:
 # ---------------------------------------------------------------------------------------------------------
 # The finder
 
-CANDIDATE = 0.4  # score of a detector that is worth a look
+TINIEST = 10.0  # pixels; what a detector thinks is a narrower face is left alone
+CANDIDATE = 0.35  # score of a detector that is worth a look
 FACE_SCORE = 0.5  # score of the detector in its second look, at the upright face
 FACE_LOGIT = 3.0  # of the mesh: enough for half-covered, blurred and cut faces
 SURE_LOGIT = 15.0  # of the mesh: no other orientation can be better
 PLAIN_LOGIT = 20.0  # of the very first fit: no other orientation need be tried
 HOPELESS = -1.0  # logit of a fit that will not become a face
-LOOKS = 0, 180, 90, -90  # degrees: a picture without a face may be one of hard ones that lies the wrong way
+LOOKS = (
+    0,
+    180,
+    90,
+    -90,
+)  # degrees: where no face was found, there may be a large but hard one that lies on its side
 TURNS = (0, 180), (90, -90, 45, -45, 135, -135)  # degrees; the detector is mostly right, or wrong by 180
 BYSTANDER = 0.1  # beside a large face those of less than this part of its width are not looked for
 
@@ -323,10 +332,11 @@ class MediapipeFinder:
         return sorted(faces, key=lambda face: -face.score)
 
     def _search(self, pyramid: Pyramid, roll: float, found: list[tuple[Mesh, float]]) -> None:
-        """Look at the whole picture, turned by -roll, and add its faces to those that were found."""
+        """Look at the picture as if it were upright when turned by -roll, in small detail only for roll 0, and
+        add its faces to those that were found."""
         for detector, side, seen in self._passes(pyramid.width, pyramid.height):
             largest = max((mesh.square.side / ROI_WIDTHS for mesh, _ in found), default=0.0)
-            if seen < BYSTANDER * largest:
+            if seen < BYSTANDER * largest or (roll and side < 0.5 * min(pyramid.width, pyramid.height)):
                 continue
             for tile in tiles(pyramid.width, pyramid.height, side):
                 if not any(_hides(mesh.square, tile) for mesh, _ in found):
@@ -343,13 +353,16 @@ class MediapipeFinder:
         for detector, room in ((self.short, 1.5), (self.full, 1.0)):
             scale = detector.size / detector.least
             seen = math.inf
-            for side in sides(room * min(width, height), scale * narrowest(width, height)):
+            largest = max(room * min(width, height), scale * TINIEST)
+            for side in sides(largest, scale * narrowest(width, height)):
                 passes.append((detector, side, seen))
                 seen = side / scale
         return sorted(passes, key=lambda entry: -entry[1])
 
     def _consider(self, pyramid: Pyramid, candidate: Candidate, found: list[tuple[Mesh, float]]) -> None:
         """Add the candidate's face, if there is one, and if no surer one was found there."""
+        if candidate.square.side < TINIEST:
+            return
         near = (mesh for mesh, _ in found if _same(mesh.square, candidate.square))
         if any(mesh.logit >= SURE_LOGIT for mesh in near):
             return
@@ -415,7 +428,7 @@ def _same(face: Square, other: Square) -> bool:
 # The matte
 
 MATTE_SIZE = 256
-MATTE_ROOM = 0.15  # of the crop's side, added around it for the second look
+MATTE_ROOM = 38  # pixels on each side for the second look: 15 %
 
 
 class MediapipeMatte:
@@ -432,18 +445,17 @@ class MediapipeMatte:
         import cv2
 
         height, width = crop.shape[:2]
-        above, beside = round(MATTE_ROOM * height), round(MATTE_ROOM * width)
-        room = cv2.copyMakeBorder(crop, above, above, beside, beside, cv2.BORDER_REPLICATE)
-        mirrored = self._alpha(np.ascontiguousarray(room[:, ::-1]))[:, ::-1]
-        alpha = self._alpha(crop) + mirrored[above : above + height, beside : beside + width]
-        return np.rint(np.clip(alpha * 127.5, 0, 255)).astype(np.uint8)
+        shrinks = max(height, width) > MATTE_SIZE
+        way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        small = cv2.resize(crop, (MATTE_SIZE, MATTE_SIZE), interpolation=way)
+        room = cv2.copyMakeBorder(small, *4 * [MATTE_ROOM], cv2.BORDER_REPLICATE)[:, ::-1]
+        far = self._alpha(cv2.resize(room, (MATTE_SIZE, MATTE_SIZE), interpolation=cv2.INTER_AREA))  # type: ignore[arg-type]
+        near = cv2.resize(far, room.shape[:2], interpolation=cv2.INTER_LINEAR)[:, ::-1]
+        alpha = self._alpha(small) + near[MATTE_ROOM:-MATTE_ROOM, MATTE_ROOM:-MATTE_ROOM]  # type: ignore[arg-type]
+        rounded = np.rint(np.clip(alpha * 127.5, 0, 255)).astype(np.uint8)
+        way = cv2.INTER_LINEAR if shrinks else cv2.INTER_AREA
+        return cv2.resize(rounded, (width, height), interpolation=way)  # type: ignore[return-value]
 
-    def _alpha(self, image: Pixels) -> Floats:
-        """(H, W) float32, about 0 to 1."""
-        import cv2
-
-        height, width = image.shape[:2]
-        way = cv2.INTER_AREA if max(height, width) > MATTE_SIZE else cv2.INTER_LINEAR
-        small = cv2.resize(image, (MATTE_SIZE, MATTE_SIZE), interpolation=way)
-        alpha = self.network(small.astype(np.float32) / 255.0)[0][..., 0]
-        return cv2.resize(alpha, (width, height), interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
+    def _alpha(self, image: Pixels) -> NDArray[np.float32]:
+        """(S, S, 3) -> (S, S), 0 to 1."""
+        return self.network(image.astype(np.float32) / 255.0)[0][..., 0]
