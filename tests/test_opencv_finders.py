@@ -278,7 +278,8 @@ def test_softened_takes_the_surest_of_each_face():
 
         def __call__(self, picture: np.ndarray) -> list[Face]:
             sure = float(picture.std()) / 255  # less in a blurred picture
-            return [Face(A, score=1 - sure), Face(B, score=sure)]
+            upside_down = Face((150, 150, 180, 180), roll=-170, score=1)
+            return [Face(A, score=1 - sure), Face(B, score=sure, roll=-90), upside_down]
 
     rng = np.random.default_rng(1)
     noise = rng.integers(0, 256, (400, 400, 3), np.uint8)

@@ -14,7 +14,7 @@ from asking import one_line
 from fewtoon.config import Strict
 from fewtoon.draw import translate
 from fewtoon.errors import Problem
-from fewtoon.faces import coach, finders
+from fewtoon.faces import coach, finders, models
 from fewtoon.io.images import read, save_png
 from fewtoon.methods.base import Method
 from fewtoon.style import Style
@@ -38,6 +38,7 @@ class Negative(Method):
 @pytest.fixture(autouse=True)
 def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(finders, "choose", lambda specs, side: ScriptedFinder())
+    monkeypatch.setattr(models, "available", lambda: False)  # whole squares are pasted
 
 
 def style(**header: Any) -> Style:
@@ -140,7 +141,8 @@ def test_a_whitened_style_draws_before_white_and_pastes_the_person_alone(
             alpha[:, : crop.shape[1] // 2] = 255
             return alpha
 
-    monkeypatch.setattr("fewtoon.faces.matte.open_matte", lambda spec: LeftHalf())
+    for user in ("fewtoon.faces.matte", "fewtoon.draw"):
+        monkeypatch.setattr(f"{user}.open_matte", lambda spec: LeftHalf())
     picture = np.full((240, 300, 3), BACKGROUND, np.uint8)
     person(picture, 150, 120, 60)
     save_png(tmp_path / "in" / "me.png", picture)
@@ -153,6 +155,12 @@ def test_a_whitened_style_draws_before_white_and_pastes_the_person_alone(
     pasted = read(tmp_path / "pasted" / "me.png")
     assert np.array_equal(pasted[:, 155:], picture[:, 155:])
     assert is_negative(pasted[120, 140], SKIN)
+
+    monkeypatch.setattr(
+        models, "available", lambda: True
+    )  # any style's drawing then replaces the person alone
+    translate(style(), tmp_path / "in", tmp_path / "plain", paste=True)
+    assert np.array_equal(read(tmp_path / "plain" / "me.png"), pasted)
 
 
 def test_a_matte_that_is_missing_is_said_and_the_photo_drawn(

@@ -12,10 +12,12 @@ import numpy as np
 
 from fewtoon import style as styles
 from fewtoon.errors import Problem
-from fewtoon.faces import coach
+from fewtoon.faces import coach, models
 from fewtoon.faces import framing as framings
 from fewtoon.faces.cutter import Cutout, Cutter, whitened
+from fewtoon.faces.face import Matte
 from fewtoon.faces.framing import Square
+from fewtoon.faces.matte import open_matte
 from fewtoon.io import images
 from fewtoon.style import Style
 
@@ -41,7 +43,8 @@ def translate(
     """Draw every face in `pictures` (files, folders, patterns) into the folder `out`, as PNG.
 
     style: a Style, or the path of one or of a run. side_by_side: photo left, drawing right. paste: the whole
-    photo, upright, with every face in it drawn, rather than a square for each face. framing, matte: others than
+    photo, upright, with every person's head in it drawn (where there is no matte: the squares, their edges
+    faded), rather than a square for each face. framing, matte: others than
     the style's own (`fewtoon.faces.framing`, `fewtoon.faces.matte`). find: finders to ask
     (`fewtoon.faces.finders`). only_largest: one face per photo. batch: faces handed to the network together;
     the drawings do not depend on it.
@@ -67,7 +70,8 @@ def translate(
     targets = _targets(found)
     _check_targets(Path(out), found, targets)
     taken = set(targets)
-    work = _Work(style, group, cutter, Path(out), side_by_side, paste, only_largest, taken, refused)
+    person = _person_matte(cutter) if paste else None
+    work = _Work(style, group, cutter, Path(out), side_by_side, paste, person, only_largest, taken, refused)
     with ThreadPoolExecutor() as pool:
         readings = _ahead(pool, work, zip(targets, found))
         for part in _batches(_bar(readings, len(found), progress), batch):
@@ -84,6 +88,13 @@ def translate(
         "advice": work.advice,
         "notes": notes,
     }
+
+
+def _person_matte(cutter: Cutter) -> Matte | None:
+    """What tells where in a square a drawing may stand when it is put back; None: everywhere."""
+    if cutter.matte is not None:
+        return cutter.matte
+    return open_matte("mediapipe") if models.available() else None
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -146,6 +157,7 @@ class _Photo:
     file: images.Found
     whole: np.ndarray | None  # (H, W, 3), kept for pasting
     cutouts: list[Cutout]
+    persons: list[np.ndarray | None]  # for each cutout (S, S) uint8: where its drawing may stand in `whole`
     advice: list[list[str]]  # for each cutout
 
 
@@ -162,6 +174,7 @@ class _Work:
     folder: Path
     side_by_side: bool
     paste: bool
+    person: Matte | None
     only_largest: bool
     taken: set[str]  # names below `folder` that are spoken for
     refused: list[dict[str, str]]
@@ -180,7 +193,14 @@ class _Work:
             faces = [max(faces, key=lambda face: face.area)]
         cutouts = self.cutter.cut(picture, faces)
         advice = [coach.advice(picture, cutout, self.style.size) for cutout in cutouts]
-        return _Photo(target, file, picture if self.paste else None, cutouts, advice)
+        persons = [self._where(cutout) for cutout in cutouts]
+        return _Photo(target, file, picture if self.paste else None, cutouts, persons, advice)
+
+    def _where(self, cutout: Cutout) -> np.ndarray | None:
+        """Where the drawing of a cutout may stand in its photo."""
+        if cutout.alpha is not None or self.person is None:
+            return cutout.alpha
+        return self.person(cutout.pixels)
 
     def draw(self, part: list[Reading], pool: ThreadPoolExecutor) -> None:
         """Draw the photos of a batch and hand them to the pool to be saved."""
@@ -244,7 +264,7 @@ class _Work:
         order = sorted(range(len(drawings)), key=lambda i: -_at(photo.cutouts[i]).side)
         for index in order:
             cutout = photo.cutouts[index]
-            framings.paste(picture, drawings[index], _at(cutout), cutout.alpha)
+            framings.paste(picture, drawings[index], _at(cutout), photo.persons[index])
         if self.side_by_side:
             picture = np.concatenate([photo.whole, picture], 1)
         images.save_png(self.folder / photo.target, picture)

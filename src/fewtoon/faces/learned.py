@@ -47,8 +47,10 @@ PLACES = 200  # of a page that are judged
 BACKGROUND = 0.35  # overlap with every face below which a place is none
 BAND = 4_000_000  # pixels of a scaled page that are looked at in one piece
 GROUNDS = 0.4  # share of crops that are put on another ground
+TONES = 200  # crops of invented screentone
 NETWORKS = 3
 LEAST = 0.05  # score below which a place is not worth a proposal
+CLAMP = 0.4
 STEPS = 300
 BATCH = (16, 48)  # faces and others
 POSITIVES = 1200  # crops of marked faces, moved and mirrored
@@ -70,7 +72,7 @@ def _features(pictures: Tensor) -> Tensor:
     cos = (across.square() - down.square()).sum(1, keepdim=True)
     sin = 2 * (across * down).sum(1, keepdim=True)
     length = torch.hypot(cos, sin) + 1e-6
-    strength = length.sqrt().clamp(max=0.4) / length  # of strong outlines all are alike
+    strength = length.sqrt().clamp(max=CLAMP) / length  # of strong outlines all are alike
     angles = torch.arange(DIRECTIONS) * (2 * math.pi / DIRECTIONS)
     turned = torch.cat([(cos * math.cos(a) + sin * math.sin(a)) * strength for a in angles.tolist()], 1)
     edges = F.avg_pool2d(turned.relu_(), CELL)
@@ -312,12 +314,11 @@ def _collect(examples: Sequence[Example], template: _Template, rng: np.random.Ge
             if _most(place.box, faces) < BACKGROUND:
                 others.append(_judged(picture, place))
                 others.append(_judged(picture, _moved(place, rng, 0.08, 0.12)[0], mirror=True))
-    if others:  # some of both kinds, or the seam itself would tell them apart
-        grounds = len(others)
-        for k in np.flatnonzero(rng.random(len(crops)) < GROUNDS).tolist():
-            crops[k] = _elsewhere(crops[k], others[int(rng.integers(grounds))], rng)
-        for k in np.flatnonzero(rng.random(grounds) < GROUNDS).tolist():
-            others[k] = _elsewhere(others[k], others[int(rng.integers(grounds))], rng)
+    grounds = [*others, *(_tone(rng) for _ in range(TONES))]
+    for some in (crops, others):  # both kinds alike, or the seam itself would tell them apart
+        for k in np.flatnonzero(rng.random(len(some)) < GROUNDS).tolist():
+            some[k] = _elsewhere(some[k], grounds[int(rng.integers(len(grounds)))], rng)
+    others += grounds[len(grounds) - TONES :]
     return _Crops(_stacked(crops), torch.tensor(owner), 10 * torch.tensor(offsets), _stacked(others))
 
 
@@ -329,6 +330,20 @@ def _elsewhere(crop: Pixels, ground: Pixels, rng: np.random.Generator) -> Pixels
     away = (np.abs(columns) / radii[0]) ** power + (np.abs(rows) / radii[1]) ** power
     inside = np.clip((1.1 - away) / 0.2, 0, 1)[..., None]
     return np.rint(crop * inside + ground * (1 - inside)).astype(np.uint8)
+
+
+def _tone(rng: np.random.Generator) -> Pixels:
+    """A crop of screentone or hatching: most comics have some, and perhaps none of the marked pages."""
+    rows, columns = np.mgrid[: CROP * CELL, : CROP * CELL]
+    angle, pitch = rng.uniform(0, math.pi), rng.uniform(2.5, 20)
+    along = math.cos(angle) * columns + math.sin(angle) * rows
+    across = math.cos(angle) * rows - math.sin(angle) * columns
+    waves = np.cos(2 * math.pi * (along / pitch + rng.random()))
+    if rng.random() < 0.7:  # dots; else lines
+        waves = (waves + np.cos(2 * math.pi * (across / pitch + rng.random()))) / 2
+    ink = np.clip((waves - rng.uniform(-0.5, 0.7)) * pitch / 3 + 0.5, 0, 1)[..., None]
+    dark, light = rng.uniform(0, 200, 3), rng.uniform(120, 255, 3)
+    return np.rint(light + (dark - light) * ink).astype(np.uint8)
 
 
 def _stacked(crops: Sequence[Pixels]) -> Tensor:
