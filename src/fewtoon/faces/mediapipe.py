@@ -455,7 +455,7 @@ class MediapipeMatte:
         alpha = self._alpha(small) + far[inner, inner]
         rounded = np.rint(np.clip(alpha * 127.5, 0, 255)).astype(np.uint8)
         way = cv2.INTER_LINEAR if shrinks else cv2.INTER_AREA
-        return cv2.resize(rounded, (width, height), interpolation=way)  # type: ignore[return-value]
+        return cv2.resize(rounded, (width, height), interpolation=way)
 
     def _alpha(self, image: Any) -> Any:
         """(S, S, 3) uint8 -> (S, S) float32, 0 to 1."""
