@@ -232,7 +232,7 @@ def coached(face: dict[str, Any], brightness: float = 1.0, blur: bool = False) -
 
 
 def test_the_coach_is_silent_about_a_good_photo() -> None:
-    assert coached({"yaw": 5.0, "clear": 0.99}) == []
+    assert coached({"yaw": 5.0, "clear": 0.99, "finder": "mediapipe", "score": 0.9}) == []
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_the_coach_is_silent_about_a_good_photo() -> None:
         ({}, {"brightness": 0.1}, "dark"),
         ({}, {"brightness": 3.0}, "overexposed"),
         ({}, {"blur": True}, "blurred"),
-        ({"clear": 0.2}, {}, "covered"),
+        ({"finder": "mediapipe", "score": 0.7}, {}, "covered"),
     ],
 )
 def test_the_coach_says_what_is_wrong_in_one_sentence(

@@ -13,8 +13,8 @@ SMALL = 0.5  # of the style's size: from a smaller square most of the drawing is
 TURNED = 40  # degrees of yaw: beyond that one eye is hardly seen
 CUT_OFF = 0.75  # of the square within the photo
 DARK, BRIGHT = 45, 225  # mean level of the face, of 255
-UNCLEAR = 0.6  # what the landmark model makes of a hand, a mask or a scarf before the face
-SOFT = 18.0  # variance of the Laplacian of the face at 64 px
+UNCLEAR = 0.84  # mediapipe's score of a face behind a hand or a mask; of whole faces it is 0.86 and more
+SOFT = 40.0  # variance of the Laplacian of the face at 64 px; 250 and more in sharp portraits
 FACE_SIDE = 64  # pixels at which sharpness is compared
 
 
@@ -48,7 +48,7 @@ def advice(picture: NDArray[np.uint8], cutout: Cutout, size: int) -> list[str]:
         found.append("the face is overexposed: darken the photo, or take it in softer light")
     elif _sharpness(grey) < SOFT and at.side >= SMALL * size:
         found.append("the face is blurred: use a sharper photo")
-    if face.clear is not None and face.clear < UNCLEAR and not found:
+    if face.finder == "mediapipe" and face.score < UNCLEAR and not found:
         found.append("the face is partly covered or hard to see: use a photo with nothing before the face")
     return found
 
