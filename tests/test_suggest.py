@@ -180,9 +180,11 @@ def test_probabilities_keep_their_word():
     reader = train_reader(pictures, np.where(np.arange(600) < 400, noisy, -1), ["a", "b", "c"])
     given = reader.probabilities(pictures[400:])
     right = given.argmax(1) == noisy[400:]
-    assert given.max(1).mean() == pytest.approx(right.mean(), abs=0.07)
+    assert right.mean() > 0.8
+    # Never surer than right; scores as they come from the regression would be, by far.
+    assert -0.15 < given.max(1).mean() - right.mean() < 0.03
     unseen = reader.unseen[:400]
-    assert unseen.max(1).mean() == pytest.approx((unseen.argmax(1) == noisy[:400]).mean(), abs=0.05)
+    assert abs(unseen.max(1).mean() - (unseen.argmax(1) == noisy[:400]).mean()) < 0.08
 
 
 def test_copies_are_never_on_both_sides():

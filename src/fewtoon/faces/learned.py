@@ -48,10 +48,12 @@ BACKGROUND = 0.35  # overlap with every face below which a place is none
 BAND = 4_000_000  # pixels of a scaled page that are looked at in one piece
 GROUNDS = 0.4  # share of crops that are put on another ground
 TONES = 200  # crops of invented screentone
-NETWORKS = 3
+NETWORKS = 5
 LEAST = 0.05  # score below which a place is not worth a proposal
-CLAMP = 0.4
-STEPS = 300
+CLAMP = 0.3
+WIDE = 24
+OTHERW = 0.12
+STEPS = 240
 BATCH = (16, 48)  # faces and others
 POSITIVES = 1200  # crops of marked faces, moved and mirrored
 NEGATIVES = 4000
@@ -257,9 +259,9 @@ class _Judge(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second = nn.Conv2d(CHANNELS, 32, 3, 1, 1), nn.Conv2d(32, 64, 3, 1, 1)
-        self.norm1, self.norm2 = nn.GroupNorm(4, 32), nn.GroupNorm(4, 64)
-        self.third, self.last = nn.Linear(64 * (CROP // 4) ** 2, 32), nn.Linear(32, 4)
+        self.first, self.second = nn.Conv2d(CHANNELS, WIDE, 3, 1, 1), nn.Conv2d(WIDE, 2 * WIDE, 3, 1, 1)
+        self.norm1, self.norm2 = nn.GroupNorm(4, WIDE), nn.GroupNorm(4, 2 * WIDE)
+        self.third, self.last = nn.Linear(2 * WIDE * (CROP // 4) ** 2, 32), nn.Linear(32, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.dropout2d(x, 0.15, self.training)
@@ -383,7 +385,7 @@ def _calibrate(judges: Sequence[_Judge], crops: _Crops) -> tuple[float, float]:
     copies = len(crops.owner) / (int(crops.owner[-1]) + 1)
     for k, judge in enumerate(judges):
         unseen, strange = _part(crops.owner, k), _part(_pairs(crops.others), k)
-        for features, label, each in ((crops.faces[unseen], 1.0, 1 / copies), (crops.others[strange], 0.0, 0.25)):
+        for features, label, each in ((crops.faces[unseen], 1.0, 1 / copies), (crops.others[strange], 0.0, OTHERW)):
             values.append(_judge_all(judge, features)[:, 0])
             truth.append(torch.full((len(features),), label))
             weight.append(torch.full((len(features),), each))

@@ -294,8 +294,8 @@ def _middles(length: int, side: float) -> list[float]:
 
 TINIEST = 10.0  # pixels; what a detector thinks is a narrower face is left alone
 CANDIDATE = 0.35  # score of a detector that is worth a look
-FACE_SCORE = 0.5  # score of the detector in its second look, at the upright face
-FACE_LOGIT = 3.0  # of the mesh: enough for half-covered, blurred and cut faces
+FACE_SCORE = 0.62  # score of the detector in its second look, at the upright face
+FACE_LOGIT = 2.0  # of the mesh: enough for half-covered, blurred and cut faces
 SURE_LOGIT = 15.0  # of the mesh: no other orientation can be better
 PLAIN_LOGIT = 20.0  # of the very first fit: no other orientation need be tried
 HOPELESS = -1.0  # logit of a fit that will not become a face

@@ -29,7 +29,7 @@ COLOUR_CELLS = 16
 DIRECTIONS = 8
 FAINT = 0.02  # edge energy is counted from about this amplitude on, of a range of 1
 FOLDS = 10
-PENALTY = 1e-5  # half of it on the squared weights; from 1e-6 to 1e-4 hardly anything changes
+PENALTY = 3e-5  # half of it on the squared weights; less is better for clean labels, more for doubtful ones
 STEPS = 100  # of L-BFGS at most; it rarely needs as many
 CHUNK = 32  # pictures at once, so that memory does not grow with their number
 MOST = 20_000  # pictures that are learned from at most, 500 MB; more are drawn from at random
@@ -49,7 +49,6 @@ class Reader:
     classes: tuple[str, ...]
     unseen: NDArray[np.float64]
     folds: int
-    _space: _Space
     _model: _Linear
     _calibration: _Calibration
 
@@ -62,7 +61,7 @@ class Reader:
         _check(images)
         scores = [np.empty((0, len(self.classes)))]
         for start in range(0, len(images), CHUNK):
-            scores.append(self._model(self._space(measure(images[start : start + CHUNK]))))
+            scores.append(self._model(measure(images[start : start + CHUNK])))
         return self._calibration(np.concatenate(scores))
 
 
@@ -89,22 +88,21 @@ def train_reader(
     if len(rows) > MOST:
         rows = _drawn(rows, labels, seed)
     known = labels[rows]
-    space, features = _reduced(_measured(images, rows, mirror))
+    space = _space(_measured(images, rows, mirror))
     fold_of = _folds(images, rows, known, seed)
     folds = int(fold_of.max()) + 1
     scores = np.full((len(rows), len(classes)), np.nan)
     for fold in range(folds):
-        scores[fold_of == fold] = _fit(features, known, fold_of != fold, len(classes))(
-            features[0, fold_of == fold]
-        )
+        model = _fit(space.places, known, fold_of != fold, len(classes))
+        scores[fold_of == fold] = model(space.places[0, fold_of == fold])
     unseen = np.full((len(labels), len(classes)), np.nan)
     for fold in range(folds):  # calibrated by the other folds, so that this too is honest
         others = (fold_of >= 0) & (fold_of != fold)
         calibration = _calibrate(scores[others], known[others])
         unseen[rows[fold_of == fold]] = calibration(scores[fold_of == fold])
     calibration = _calibrate(scores[fold_of >= 0], known[fold_of >= 0])
-    model = _fit(features, known, np.ones(len(rows), dtype=bool), len(classes))
-    return Reader(tuple(classes), unseen, folds, space, model, calibration)
+    model = _fit(space.places, known, np.ones(len(rows), dtype=bool), len(classes))
+    return Reader(tuple(classes), unseen, folds, space.lifted(model), calibration)
 
 
 def _drawn(rows: NDArray[np.int64], labels: NDArray[np.integer], seed: int) -> NDArray[np.int64]:
@@ -187,51 +185,58 @@ def _measured(images: NDArray[np.uint8], rows: NDArray[np.int64], mirror: bool) 
 
 
 @dataclass(frozen=True)
-class _Space:
-    """Features (N, D) to what is learned from, (N, K): on one scale, and without the directions in which no
-    picture that is learned from differs from the others."""
+class _Linear:
+    """Scores (N, C) of features (N, D)."""
 
     centre: Tensor  # (D,)
-    basis: Tensor  # (D, K)
+    weight: Tensor  # (D, C)
+    bias: Tensor  # (C,)
 
-    def __call__(self, features: Tensor) -> Tensor:
-        return (features - self.centre) @ self.basis
+    def __call__(self, features: Tensor) -> NDArray[np.float64]:
+        return ((features - self.centre) @ self.weight + self.bias).double().numpy()
 
 
-def _reduced(features: Tensor) -> tuple[_Space, Tensor]:
-    """The space of features (views, N, D), and their places in it (views, N, K). Labels have no part in it.
+@dataclass(frozen=True)
+class _Space:
+    """Where the pictures that are learned from lie, all features on one scale.
 
-    It spares time and changes nothing: the weights that are learned lie in the span of the pictures. A
-    smaller space, such as the largest principal components, would be unfair to pictures that are held out:
-    it fits them as well, and their noise stays in where that of new ones is left out.
+    places: (views, N, K); a place is (features - centre) * scale @ basis. basis: (D, K), None: no change
+    """
+
+    places: Tensor
+    centre: Tensor  # (D,)
+    scale: Tensor  # (D,)
+    basis: Tensor | None
+
+    def lifted(self, model: _Linear) -> _Linear:
+        """A model of places as one of features."""
+        weight = model.weight if self.basis is None else self.basis @ model.weight
+        return _Linear(self.centre, self.scale[:, None] * weight, model.bias)
+
+
+def _space(features: Tensor) -> _Space:
+    """The space of features (views, N, D). Labels have no part in it.
+
+    Where pictures are fewer than features, K is their number: that spares time and changes nothing, because
+    the weights that are learned lie in the span of the pictures. A smaller space, such as the largest principal
+    components, would not be fair to pictures that are held out: their noise, to which it is fitted too, stays
+    in, that of new pictures is left out.
     """
     x = features.flatten(0, 1)
     centre = x.mean(0)
     # Their joint length is about 1: the penalty then means the same for all.
     scale = 1.0 / ((x.std(0, correction=0) + 1e-3) * math.sqrt(x.shape[1]))
     x = (x - centre) * scale
-    if len(x) >= x.shape[1]:
-        return _Space(centre, torch.diag(scale)), x.unflatten(0, features.shape[:2])
-    basis = torch.linalg.qr(x.T).Q
-    return _Space(centre, scale[:, None] * basis), (x @ basis).unflatten(0, features.shape[:2])
+    basis = torch.linalg.qr(x.T).Q if len(x) < x.shape[1] else None
+    places = x if basis is None else x @ basis
+    return _Space(places.unflatten(0, features.shape[:2]), centre, scale, basis)
 
 
-@dataclass(frozen=True)
-class _Linear:
-    """Scores (N, C) of features (N, K)."""
-
-    weight: Tensor  # (K, C)
-    bias: Tensor  # (C,)
-
-    def __call__(self, features: Tensor) -> NDArray[np.float64]:
-        return (features @ self.weight + self.bias).double().numpy()
-
-
-def _fit(features: Tensor, labels: NDArray[np.integer], chosen: NDArray[np.bool_], classes: int) -> _Linear:
-    """Multinomial logistic regression on the `chosen` rows of features (views, N, K); all classes weigh the
+def _fit(places: Tensor, labels: NDArray[np.integer], chosen: NDArray[np.bool_], classes: int) -> _Linear:
+    """Multinomial logistic regression on the `chosen` rows of places (views, N, K); all classes weigh the
     same."""
-    x = features[:, chosen].flatten(0, 1)
-    y = torch.from_numpy(np.tile(labels[chosen], features.shape[0])).long()
+    x = places[:, chosen].flatten(0, 1)
+    y = torch.from_numpy(np.tile(labels[chosen], places.shape[0])).long()
     counts = torch.bincount(y, minlength=classes).float()
     weights = (1.0 / counts[y]) / (counts > 0).sum()
     weight = torch.zeros(x.shape[1], classes, requires_grad=True)
@@ -249,7 +254,7 @@ def _fit(features: Tensor, labels: NDArray[np.integer], chosen: NDArray[np.bool_
 
     with torch.enable_grad():
         optimiser.step(loss)
-    return _Linear(weight.detach(), bias.detach())
+    return _Linear(torch.zeros(x.shape[1]), weight.detach(), bias.detach())
 
 
 @dataclass(frozen=True)
