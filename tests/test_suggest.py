@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,12 @@ from fewtoon.data.marks import Marks
 from fewtoon.data.pack import Pack
 from fewtoon.data.suggest import suggest, wilson
 from fewtoon.errors import Problem
+from fewtoon.io import images
 from fewtoon.io.images import Found
+from fewtoon.nets import reader as reader_module
 from fewtoon.nets.reader import train_reader
+
+DATA = Path(os.environ.get("FEWTOON_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +154,21 @@ def test_few_of_one_group_among_many(drawings):
     assert found.per_group[2].interval[1] - found.per_group[2].interval[0] > 0.3  # 8 pictures say little
 
 
+def test_photos_of_four_uneven_groups():
+    folder = DATA / "photos" / "omi"
+    if not folder.is_dir():
+        pytest.skip(f"no photos at {folder}: set FEWTOON_DATA to the folder of real data")
+    files = sorted(folder.glob("[0-3]_*/*.jpg"))
+    pictures = [images.resize_square(images.read(file, draft=128), 64) for file in files]
+    groups = [file.parent.name for file in files]
+    found = suggest(pictures, [group if i % 2 else None for i, group in enumerate(groups)])
+    right = np.mean([found.proposed[i] == groups[i] for i in found.unlabelled])
+    assert right > 0.87
+    assert found.interval[0] - 0.04 < right < found.interval[1] + 0.04
+    assert found.per_group[3].labelled < 20
+    assert found.per_group[3].accuracy < found.per_group[0].accuracy
+
+
 # ---- honesty -----------------------------------------------------------------------------------------------
 
 
@@ -164,6 +184,7 @@ def test_shuffled_labels_teach_nothing(drawings, shares, tmp_path):
     assert not found.learned
     assert found.balanced_accuracy == pytest.approx(0.25, abs=0.1)
     assert found.accuracy < found.largest + 0.1
+    assert found.doubtful == []  # nothing that looks surely like another group
     assert "learned nothing" in found.verdict
     assert "do not use" in found.verdict
     with pytest.raises(Problem, match="learned nothing"):
@@ -235,6 +256,17 @@ def test_a_class_of_one_picture_is_learned_but_not_validated():
     assert pair.probabilities(pictures[:2]).argmax(1).tolist() == [0, 1]
 
 
+def test_all_classes_weigh_the_same():
+    """Two overlapping classes on a line, 300 and 20 of them: the border lies half-way, not at the few."""
+    random = np.random.default_rng(0)
+    places = np.concatenate([random.normal(-1, 1, 300), random.normal(1, 1, 20)])
+    kinds = np.arange(320) // 300
+    model = reader_module._fit(torch.from_numpy(places).float().view(1, 320, 1), kinds, np.ones(320, bool), 2)
+    left, right = model(torch.tensor([[-0.6], [0.6]]))
+    assert left.argmax() == 0
+    assert right.argmax() == 1
+
+
 @pytest.mark.parametrize("mirror", [True, False])
 def test_left_and_right_are_classes_only_without_mirroring(mirror):
     random = np.random.default_rng(0)
@@ -248,9 +280,7 @@ def test_left_and_right_are_classes_only_without_mirroring(mirror):
 
 
 def test_more_pictures_than_it_learns_from(monkeypatch):
-    from fewtoon.nets import reader as module
-
-    monkeypatch.setattr(module, "MOST", 130)
+    monkeypatch.setattr(reader_module, "MOST", 130)
     pictures, kinds = dots(400, noise=25)
     kinds = np.where(kinds == 2, np.where(np.arange(400) < 30, 2, 1), kinds)  # few of the last class
     reader = train_reader(pictures, kinds, ["a", "b", "c"])

@@ -48,12 +48,12 @@ BACKGROUND = 0.35  # overlap with every face below which a place is none
 BAND = 4_000_000  # pixels of a scaled page that are looked at in one piece
 GROUNDS = 0.4  # share of crops that are put on another ground
 TONES = 200  # crops of invented screentone
-NETWORKS = 5
+NETWORKS = 3
 LEAST = 0.05  # score below which a place is not worth a proposal
-CLAMP = 0.3
-WIDE = 24
-OTHERW = 0.12
-STEPS = 240
+CLAMP = 0.4
+WIDE = 32
+OTHERW = 0.25
+STEPS = 300
 BATCH = (16, 48)  # faces and others
 POSITIVES = 1200  # crops of marked faces, moved and mirrored
 NEGATIVES = 4000
@@ -316,11 +316,13 @@ def _collect(examples: Sequence[Example], template: _Template, rng: np.random.Ge
             if _most(place.box, faces) < BACKGROUND:
                 others.append(_judged(picture, place))
                 others.append(_judged(picture, _moved(place, rng, 0.08, 0.12)[0], mirror=True))
-    grounds = [*others, *(_tone(rng) for _ in range(TONES))]
+    tones = [_tone(rng) for _ in range(TONES)]
+    grounds = [others or tones, tones]
     for some in (crops, others):  # both kinds alike, or the seam itself would tell them apart
         for k in np.flatnonzero(rng.random(len(some)) < GROUNDS).tolist():
-            some[k] = _elsewhere(some[k], grounds[int(rng.integers(len(grounds)))], rng)
-    others += grounds[len(grounds) - TONES :]
+            pool = grounds[int(rng.random() < 1 / 3)]
+            some[k] = _elsewhere(some[k], pool[int(rng.integers(len(pool)))], rng)
+    others += tones
     return _Crops(_stacked(crops), torch.tensor(owner), 10 * torch.tensor(offsets), _stacked(others))
 
 

@@ -299,12 +299,8 @@ FACE_LOGIT = 2.0  # of the mesh: enough for half-covered, blurred and cut faces
 SURE_LOGIT = 15.0  # of the mesh: no other orientation can be better
 PLAIN_LOGIT = 20.0  # of the very first fit: no other orientation need be tried
 HOPELESS = -1.0  # logit of a fit that will not become a face
-LOOKS = (
-    0,
-    180,
-    90,
-    -90,
-)  # degrees: where no face was found, there may be a large but hard one that lies on its side
+# Degrees. The later ones are for a picture in which no face was found yet: a large but hard one may lie on its side.
+LOOKS = 0, 180, 90, -90
 TURNS = (0, 180), (90, -90, 45, -45, 135, -135)  # degrees; the detector is mostly right, or wrong by 180
 BYSTANDER = 0.1  # beside a large face those of less than this part of its width are not looked for
 
