@@ -167,7 +167,7 @@ def compose(
     spread: list[Callable[..., None]] = [lettering, balloon, shapes, gradient, tone]
     places = []
     for path in drawings:  # the places first: distractors may lie beside, never over a face
-        side = int(round(np.exp(rng.uniform(*np.log(SIDES)))))
+        side = round(float(np.exp(rng.uniform(*np.log(SIDES)))))
         place = free_place(taken, side, side, rng)
         if place is not None:
             places.append((path, side, *place))
@@ -190,7 +190,13 @@ def compose(
             left, right = 256 - right, 256 - left
         size = (side, side)
         small = cv2.resize(drawing, size, interpolation=cv2.INTER_AREA)
-        paste(page, small, None if alpha is None else cv2.resize(alpha, size, interpolation=cv2.INTER_AREA), x, y)
+        paste(
+            page,
+            small,
+            None if alpha is None else cv2.resize(alpha, size, interpolation=cv2.INTER_AREA),
+            x,
+            y,
+        )
         if alpha is None and rng.random() < 0.5:
             cv2.rectangle(page, (x, y), (x + side - 1, y + side - 1), (0, 0, 0), 2)
         faces.append(Face((left, top, right, bottom)).placed(side / 256, x, y))
@@ -205,7 +211,9 @@ def book(folder: Path, pages: int, seed: int) -> tuple[list[Page], list[Page]]:
     paths = iter(shuffled(folder, rng))
 
     def page(count: int) -> Page:
-        return compose([next(paths) for _ in range(count)], [next(paths) for _ in range(4)], FACES[folder.name], rng)
+        return compose(
+            [next(paths) for _ in range(count)], [next(paths) for _ in range(4)], FACES[folder.name], rng
+        )
 
     marked = [page(PER_MARKED_PAGE) for _ in range(max(MARKED) // PER_MARKED_PAGE)]
     return marked, [page(int(rng.integers(3, 9))) for _ in range(pages)]
@@ -288,7 +296,9 @@ def main() -> None:
     drawings = args.data / "drawings"
     missing = [name for name in FACES if not (drawings / name / "attributes.csv").is_file()]
     if missing:
-        sys.exit(f"no drawings of {', '.join(missing)} in {str(drawings)!r}: name the data folder with --data")
+        sys.exit(
+            f"no drawings of {', '.join(missing)} in {str(drawings)!r}: name the data folder with --data"
+        )
     cv2.setNumThreads(1)
     styles = {name: run(drawings / name, args.pages, args.seed, args.careless) for name in FACES}
     last = f"after_{MARKED[-1]}"

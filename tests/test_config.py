@@ -202,7 +202,7 @@ def test_lengths_and_cadences_may_change_and_nothing_else() -> None:
     other: dict[str, Any] = {"batch": 4, "micro_batch": 2, "seed": 9, "precision": "bf16", "compile": True}
     other |= {"ema": 0.5, "decay_from": 0.1, "flip": False, "enlarge": 1.5, "groups": ["a"]}
     other |= {"features": "inception:x"}
-    assert free | checks.keys() | other.keys() == Train.model_fields.keys(), "a new field: say here whether it may change"
+    assert free | checks.keys() | other.keys() == Train.model_fields.keys(), "may the new field change?"
     old = config.from_dict({"method": "ugatit"}).dump()
     changed = {**{key: old["train"][key] + 1 for key in free}, **checks}
     assert config.differences(old, {**old, "train": {**old["train"], **changed}}) == []

@@ -19,6 +19,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+import fewtoon.faces
 from asking import one_line
 from fewtoon.app import proposals as proposals_module
 from fewtoon.app.desk import Desk
@@ -417,6 +418,7 @@ def test_a_finder_that_stumbles_is_told_and_does_not_end_the_others(
 
 def test_without_a_finder_there_is_a_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fewtoon.faces.finders", None)  # as if it could not be imported
+    monkeypatch.delattr(fewtoon.faces, "finders", raising=False)  # nor had been, by another test
     with served(folder, finder=None) as site:
         site.get("/state")
         assert "before some faces are marked" in wait(lambda: site.get("/status")["message"])

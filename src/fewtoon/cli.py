@@ -233,9 +233,9 @@ def suggest(args: argparse.Namespace) -> int:
     from fewtoon.data.suggest import suggest
 
     suggestions = suggest(Pack.open(args.pack))
-    suggestions.write_csv(args.out, accept=args.accept)
-    facts = {"out": args.out, **suggestions.facts()}
-    return _answer(args, facts, f"{suggestions.text()}\nsuggestions: {args.out}")
+    filled = suggestions.write_csv(args.out, accept=args.accept)
+    facts = {"out": args.out, "filled_in": filled, **suggestions.to_json()}
+    return _answer(args, facts, f"{suggestions.text()}\nsuggestions: {args.out}, {filled} filled in")
 
 
 def models(args: argparse.Namespace) -> int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewtoon.errors import Problem
+
+_QUIET = threading.Lock()
+
+
+@contextlib.contextmanager
+def _stderr_closed() -> Iterator[None]:
+    """LiteRT tells standard error, once per process, which kernels it uses, and has no switch for it: the few
+    milliseconds in which an interpreter is made nobody hears it."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 class Network:
@@ -44,8 +67,9 @@ class Network:
                 f"the default face finder needs LiteRT ({error}): run 'pip install ai-edge-litert'"
             ) from None
         try:
-            interpreter = Interpreter(str(self._path), num_threads=1)
-            interpreter.allocate_tensors()
+            with _QUIET, _stderr_closed():
+                interpreter = Interpreter(str(self._path), num_threads=1)
+                interpreter.allocate_tensors()
         except (ValueError, RuntimeError, OSError) as error:
             raise Problem(
                 f"{str(self._path)!r} is not a network for LiteRT ({error}): run 'fewtoon models fetch'"

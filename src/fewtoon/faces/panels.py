@@ -78,11 +78,11 @@ def find_in_panels(finder: Finder, picture: NDArray[np.uint8]) -> list[Face]:
             )
             (cut if is_cut else whole).append(face.placed(x=left, y=top))
     kept = distinct(whole)
-    kept += [face for face in cut if all(_covered(face.box, other.box) < 0.5 for other in kept)]
+    kept += [face for face in cut if all(covered(face.box, other.box) < 0.5 for other in kept)]
     return distinct(kept)
 
 
-def _covered(box: Box, other: Box) -> float:
+def covered(box: Box, other: Box) -> float:
     """Which share of the smaller of two boxes lies in the larger."""
     width = min(box[2], other[2]) - max(box[0], other[0])
     height = min(box[3], other[3]) - max(box[1], other[1])
