@@ -353,7 +353,8 @@ def _check_box(face: Face, picture: Pixels) -> None:
     left, top, right, bottom = face.box
     if not all(map(math.isfinite, (*face.box, face.roll))) or min(face.width, face.height) < LEAST_BOX:
         raise Problem(
-            f"the box {face.box} at {face.roll} degrees is no box of at least {LEAST_BOX} x {LEAST_BOX} pixels: mark the face again"
+            f"the box {face.box} at {face.roll} degrees is no box of {LEAST_BOX} pixels or more per side: "
+            "mark the face again"
         )
     if left >= width or top >= height or right <= 0 or bottom <= 0:
         raise Problem(
