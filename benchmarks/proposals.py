@@ -22,9 +22,11 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
 from common.measure import machine, parser, tell
 from fewtoon.errors import Problem
+from fewtoon.faces import finders
 from fewtoon.faces.face import Box, Face, overlap
 from fewtoon.faces.learned import learn
 from fewtoon.faces.panels import find_in_panels
@@ -256,22 +258,20 @@ def measure(find: Callable[[np.ndarray], list[Face]], pages: list[Page], least: 
     }
 
 
-def before(pages: list[Page]) -> dict[str, Any]:
-    """What the default finders for drawings see. They know their own thresholds: every face counts."""
+def before(specs: list[str], pages: list[Page]) -> dict[str, Any]:
+    """What a finder sees that has learned nothing here. It knows its own threshold: every face counts."""
     try:
-        from fewtoon.faces import finders
-
-        finder = finders.default("drawings")
-    except (ImportError, Problem) as error:
-        return {"not_measured": str(error)}
+        finder = finders.choose(specs, "drawings")
+    except Problem as problem:
+        return {"not_measured": str(problem)}
     return {"finder": finder.name, **measure(lambda page: find_in_panels(finder, page), pages, 0.0)}
 
 
-def run(folder: Path, pages: int, seed: int, spread: float) -> dict[str, Any]:
+def run(folder: Path, specs: list[str], pages: int, seed: int, spread: float) -> dict[str, Any]:
     to_mark, to_test = book(folder, pages, seed)
     rng = np.random.default_rng(seed)
     marked = [(page, [careless(face, spread, rng) for face in faces]) for page, faces in to_mark]
-    figures: dict[str, Any] = {"before": before(to_test)}
+    figures: dict[str, Any] = {"before": before(specs, to_test)}
     for count in MARKED:
         examples = marked[: count // PER_MARKED_PAGE]
         began = time.process_time()
@@ -290,6 +290,7 @@ def main() -> None:
     p = parser(__doc__)
     p.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     p.add_argument("--pages", type=int, default=16, help="pages to test on, per style (default 16)")
+    p.add_argument("--finder", action="append", default=[], help="before: a finder, instead of the default")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--careless", type=float, default=0.03, help="spread of a marked edge, share of the size")
     args = p.parse_args()
@@ -300,7 +301,8 @@ def main() -> None:
             f"no drawings of {', '.join(missing)} in {str(drawings)!r}: name the data folder with --data"
         )
     cv2.setNumThreads(1)
-    styles = {name: run(drawings / name, args.pages, args.seed, args.careless) for name in FACES}
+    torch.set_num_threads(1)
+    styles = {name: run(drawings / name, args.finder, args.pages, args.seed, args.careless) for name in FACES}
     last = f"after_{MARKED[-1]}"
     tell(
         {
