@@ -18,9 +18,10 @@ from PIL import Image
 from fewtoon.data import world
 from fewtoon.errors import Problem
 from fewtoon.faces import models, opencv
+from fewtoon.faces.cascades import CascadeFinder, HaarFinder
 from fewtoon.faces.face import Face, overlap, turn
 from fewtoon.faces.finders import Chain, Softened, choose, default, open_finder, without_models_note
-from fewtoon.faces.opencv import CascadeFinder, HaarFinder, YuNetFinder, box_of
+from fewtoon.faces.yunet import YuNetFinder, box_of
 from fewtoon.io.images import read
 
 cv2 = pytest.importorskip("cv2")
@@ -132,7 +133,7 @@ def test_the_same_from_many_threads():
 
 
 def test_every_thread_has_its_own_detector():
-    own, others = opencv._PerThread(object), []
+    own, others = opencv.PerThread(object), []
     thread = threading.Thread(target=lambda: others.extend([own(), own()]))
     thread.start()
     thread.join()

@@ -30,13 +30,14 @@ def open_finder(spec: str, turned: bool = True) -> Finder:
 
         return MediapipeFinder()
     if spec == "haar":
-        from fewtoon.faces.opencv import HaarFinder
+        from fewtoon.faces.cascades import HaarFinder
 
         return HaarFinder(turned)
     if kind in ("yunet", "cascade"):
         if not path:
             raise Problem(f"the finder {kind!r} needs a file: give '{kind}:PATH'")
-        from fewtoon.faces.opencv import CascadeFinder, YuNetFinder
+        from fewtoon.faces.cascades import CascadeFinder
+        from fewtoon.faces.yunet import YuNetFinder
 
         return YuNetFinder(path) if kind == "yunet" else CascadeFinder(path, turned)
     if colon and kind in ("mediapipe", "haar"):
