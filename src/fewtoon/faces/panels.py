@@ -198,3 +198,14 @@ def _spans(length: int, side: int) -> list[tuple[int, int]]:
     steps = math.ceil((length - span) / side)
     begins = [round(k * (length - span) / max(steps, 1)) for k in range(steps + 1)]
     return [(begin, begin + span) for begin in begins]
+
+
+class InPanels:
+    """A finder that looks at every panel of a page or strip by itself."""
+
+    def __init__(self, finder: Finder) -> None:
+        self.finder, self.name = finder, finder.name
+        self.identity = f"in panels {finder.identity}"
+
+    def __call__(self, picture: NDArray[np.uint8]) -> list[Face]:
+        return find_in_panels(self.finder, picture)
