@@ -64,9 +64,11 @@ def recorded(calls: list[Call]) -> Iterator[None]:
         return call
 
     def run_network(network: litert.Network, image: np.ndarray) -> list[np.ndarray]:
+        interpreter, source, results, _ = network._interpreter()
+        seen = (image * network._scale + network._offset)[None]
+
         def bare() -> list[np.ndarray]:
-            interpreter, source, results = network._interpreter()
-            interpreter.set_tensor(source, image[None])
+            interpreter.set_tensor(source, seen)
             interpreter.invoke()
             return [interpreter.get_tensor(result)[0] for result in results]
 
@@ -93,16 +95,20 @@ def recorded(calls: list[Call]) -> Iterator[None]:
         yield
 
 
-def measure(reader: Reader, folder: Path, runs: int) -> dict[str, Any]:
-    found, _ = images.find([folder])
-    calls: list[Call] = []
-    reader(found[0])  # interpreters are opened once
-    with recorded(calls):
-        faces = sum(len(read.faces) for read in map(reader, found) if isinstance(read.faces, list))
+def measure(cutter: Cutter, folder: Path, runs: int) -> dict[str, Any]:
+    contents = [file.path.read_bytes() for file in images.find([folder])[0]]
 
-    def pipeline() -> None:
-        for file in found:
-            reader(file)
+    def pipeline() -> int:
+        faces = 0
+        for content in contents:
+            picture = images.read(io.BytesIO(content))
+            faces += len(cutter.cut(picture, cutter.find(picture)))
+        return faces
+
+    pipeline()  # interpreters are opened once
+    calls: list[Call] = []
+    with recorded(calls):
+        faces = pipeline()
 
     def bare() -> None:
         for call in calls:
@@ -110,7 +116,7 @@ def measure(reader: Reader, folder: Path, runs: int) -> dict[str, Any]:
 
     seconds = interleaved({"pipeline": pipeline, "bare_calls": bare}, runs)
     return {
-        "pictures": len(found),
+        "pictures": len(contents),
         "faces": faces,
         "library_calls": len(calls),
         "cpu_seconds": medians(seconds),
@@ -161,7 +167,7 @@ def main() -> None:
             (singles / f"{number:03d}{path.suffix}").write_bytes(path.read_bytes())
         group_photos(portraits, groups, max(2, args.pictures // 5))
         for name, folder in (("portraits", singles), ("group_photos", groups)):
-            result[name] = measure(reader, folder, args.runs)
+            result[name] = measure(cutter, folder, args.runs)
             result[f"ratio_{name}"] = result[name]["ratio"]
             began = time.perf_counter()
             report = prepare(

@@ -206,11 +206,16 @@ def test_learning_from_blank_paper_does_not_break(hasty):
     learn([(paper, [Face((70, 70, 130, 130))])])
 
 
-def test_a_mirrored_picture_has_mirrored_features():
-    picture = np.ascontiguousarray(marked_and_others()[0][0][0][:160, :160])
-    one, other = features(as_tensor(np.stack([picture, picture[:, ::-1]])))
+def test_a_mirrored_picture_has_mirrored_features_and_places():
+    pages = marked_and_others()[0]
+    picture = np.ascontiguousarray(pages[0][0][:160, :160])
+    both = features(as_tensor(np.stack([picture, picture[:, ::-1]])))
     turned = [0, 7, 6, 5, 4, 3, 2, 1, *range(8, CHANNELS)]
-    torch.testing.assert_close(one, other[turned].flip(2), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(both[0], both[1][turned].flip(2), atol=1e-4, rtol=1e-4)
+    kernel = template.learn_template(pages, np.random.default_rng(0)).kernel
+    one, other = torch.nn.functional.conv2d(both, kernel)
+    assert (one[0] - one[1]).abs().max() > 0.5  # the two kernels are not the same
+    torch.testing.assert_close(one.amax(0), other.amax(0).flip(1), atol=1e-3, rtol=1e-3)
 
 
 def test_bad_input_is_one_line():

@@ -154,9 +154,9 @@ def test_a_file_that_is_no_network(tmp_path: Path) -> None:
     for content in (b"", b"not a network", b"\x1c\x00\x00\x00TFL3" + b"\x00" * 100):
         file.write_bytes(content)
         with pytest.raises(Problem, match="bad"):
-            Network(file)
+            Network(file, 1 / 255)
     with pytest.raises(Problem, match="missing"):
-        Network(tmp_path / "missing.tflite")
+        Network(tmp_path / "missing.tflite", 1 / 255)
 
 
 def test_without_the_files_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

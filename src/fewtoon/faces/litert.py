@@ -36,30 +36,33 @@ def _stderr_closed() -> Iterator[None]:
 
 
 class Network:
-    """A .tflite file with one picture as its input, as a function: (S, S, 3) float32 -> its outputs, without
-    their batch dimension.
+    """A .tflite file with one picture as its input, as a function of an (S, S, 3) uint8 picture, which it sees as
+    picture * scale + offset: its outputs, float32, without their batch dimension.
 
     May be called from several threads at once: an interpreter cannot, so each thread gets its own (a few
     megabytes), on one core. Raises Problem when LiteRT is not installed or the file is not a network.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, scale: float, offset: float = 0.0) -> None:
+        self._path, self._scale, self._offset = path, np.float32(scale), np.float32(offset)
         self._local = threading.local()
         self._interpreter()
 
-    def __call__(self, image: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        interpreter, source, results = self._interpreter()
-        interpreter.set_tensor(source, image[None])
+    def __call__(self, image: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        interpreter, source, results, seen = self._interpreter()
+        np.multiply(image, self._scale, out=seen[0])
+        if self._offset:
+            seen += self._offset
+        interpreter.set_tensor(source, seen)
         interpreter.invoke()
         return [interpreter.get_tensor(result)[0] for result in results]  # copies
 
-    def _interpreter(self) -> tuple[Any, int, list[int]]:
+    def _interpreter(self) -> tuple[Any, int, list[int], NDArray[np.float32]]:
         if not hasattr(self._local, "ready"):
             self._local.ready = self._open()
         return self._local.ready
 
-    def _open(self) -> tuple[Any, int, list[int]]:
+    def _open(self) -> tuple[Any, int, list[int], NDArray[np.float32]]:
         try:
             from ai_edge_litert.interpreter import Interpreter
         except ImportError as error:
@@ -74,5 +77,6 @@ class Network:
             raise Problem(
                 f"{str(self._path)!r} is not a network for LiteRT ({error}): run 'fewtoon models fetch'"
             ) from None
-        source = interpreter.get_input_details()[0]["index"]
-        return interpreter, source, [output["index"] for output in interpreter.get_output_details()]
+        source = interpreter.get_input_details()[0]
+        results = [output["index"] for output in interpreter.get_output_details()]
+        return interpreter, source["index"], results, np.empty(source["shape"], np.float32)

@@ -112,14 +112,15 @@ class Detector:
     """
 
     def __init__(self, name: str, size: int, layers: tuple[tuple[int, int], ...], least: float) -> None:
-        self.network, self.size, self.least = Network(models.path(name)), size, least
+        self.network = Network(models.path(name), 1 / 127.5, -1.0)
+        self.size, self.least = size, least
         self.anchors = anchors(size, layers)
 
     def __call__(self, pyramid: Pyramid, square: Square, least: float) -> list[Candidate]:
         image = pyramid.look(square, self.size)
         if int(image.max()) - int(image.min()) < FLAT:
             return []
-        raw, logits = self.network(image.astype(np.float32) / 127.5 - 1.0)
+        raw, logits = self.network(image)
         found = []
         for pairs, score in blend(*decode(raw, logits, self.anchors, self.size, least)):
             (x, y), _, left_eye, right_eye = outside(square, pairs[:4])
@@ -231,11 +232,10 @@ class Fitter:
     """The network of the mesh, as a function: its answer to a square of the picture."""
 
     def __init__(self) -> None:
-        self.network = Network(models.path("face_landmark"))
+        self.network = Network(models.path("face_landmark"), 1 / 255)
 
     def __call__(self, pyramid: Pyramid, square: Square) -> Mesh:
-        image = pyramid.look(square, MESH_SIZE).astype(np.float32)
-        raw, logit = self.network(image / 255.0)
+        raw, logit = self.network(pyramid.look(square, MESH_SIZE))
         points = raw.reshape(468, 3).astype(np.float64) / MESH_SIZE
         return Mesh(outside(square, points[:, :2]), points[:, 2] * square.side, float(logit.item()))
 
@@ -434,7 +434,7 @@ class MediapipeMatte:
     name = "mediapipe"
 
     def __init__(self) -> None:
-        self.network = Network(models.path("selfie_segmentation"))
+        self.network = Network(models.path("selfie_segmentation"), 1 / 255)
         self.identity = f"{self.name} {models.sha256('selfie_segmentation')}"
 
     def __call__(self, crop: Pixels) -> Pixels:
@@ -455,4 +455,4 @@ class MediapipeMatte:
 
     def _alpha(self, image: Any) -> Any:
         """(S, S, 3) uint8 -> (S, S) float32, 0 to 1."""
-        return self.network(image.astype(np.float32) / 255.0)[0][..., 0]
+        return self.network(image)[0][..., 0]
