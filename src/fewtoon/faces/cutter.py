@@ -103,5 +103,3 @@ class Cutter:
 def whitened(cutout: Cutout, drawing: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The drawing on white where its photo was: hides the halo that a network draws around the person."""
     return drawing if cutout.alpha is None else composite(drawing, cutout.alpha)
-
-

@@ -192,7 +192,7 @@ def _train(crops: _Crops, seed: int) -> _Judge:
     """One judge; the others that it takes for faces come back more often."""
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        judge = _Judge().to(memory_format=torch.channels_last)
+        judge = _Judge().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimiser = torch.optim.AdamW(judge.parameters(), 3e-3, weight_decay=1e-2)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=STEPS)
         hard = torch.ones(len(crops.others))

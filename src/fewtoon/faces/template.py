@@ -150,7 +150,9 @@ def _bands(picture: Pixels, sizes: tuple[float, float], cells: tuple[int, int]) 
                 how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
                 part = cv2.resize(picture[top:bottom], size, interpolation=how)
                 part = cv2.copyMakeBorder(part, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
-                yield _Band(scale, top, (bottom - top) / height, features(as_tensor(part)))
+                yield _Band(
+                    scale, top, (bottom - top) / height, features(as_tensor(np.asarray(part, np.uint8)))
+                )
         scale /= STEP
 
 
