@@ -103,7 +103,17 @@ def test_the_commands_of_the_readme(
             assert code == 0, f"{command}: {told.err}"
             assert told.out.strip(), f"{command} says nothing"
             ran.add(arguments[0])
-    assert ran >= {"world", "prepare", "train", "translate", "evaluate", "inspect", "suggest", "import", "demo"}
+    assert ran >= {
+        "world",
+        "prepare",
+        "train",
+        "translate",
+        "evaluate",
+        "inspect",
+        "suggest",
+        "import",
+        "demo",
+    }
 
 
 def quick_demo(folder: Path) -> str:
