@@ -249,6 +249,14 @@ def test_inspect(run: Any, world: Path) -> None:
     assert "held-out KID" in run("inspect", world / "run" / "best.safetensors").out
 
 
+def test_nothing_is_written_into_a_pack(refused: Any, world: Path) -> None:
+    before = sorted(path.name for path in (world / "p").iterdir())
+    refused("inspect", world / "p", "--out", world / "p" / "pack.json", told=("lies in a pack",))
+    refused("suggest", world / "p", "--out", world / "p" / "groups.csv", told=("lies in a pack",))
+    refused("inspect", world / "p", "--out", "", told=("names no file",))
+    assert sorted(path.name for path in (world / "p").iterdir()) == before
+
+
 def test_inspect_of_damaged_things(refused: Any, world: Path, tmp_path: Path) -> None:
     torn = tmp_path / "torn.safetensors"
     torn.write_bytes((world / "s.safetensors").read_bytes()[:2000])

@@ -94,7 +94,8 @@ def recall_and_precision(finder: LearnedFinder, pages: list[Page]) -> tuple[floa
 def finder() -> LearnedFinder:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(learned, "STEPS", 120)  # enough for these tidy drawings
-        patch.setattr(template, "WINDOWS", 8000)
+        patch.setattr(learned, "NEGATIVES", 2000)
+        patch.setattr(template, "WINDOWS", 6000)
         return learn(marked_and_others()[0])
 
 
@@ -105,6 +106,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learned, "STEPS", 12)
     monkeypatch.setattr(learned, "POSITIVES", 60)
     monkeypatch.setattr(learned, "NEGATIVES", 100)
+    monkeypatch.setattr(learned, "TONES", 20)
 
 
 def test_ten_boxes_are_enough_to_find_the_others(finder):

@@ -227,6 +227,28 @@ def test_every_folder_has_its_own_table(tmp_path: Path) -> None:
     assert [(row.file, row.box and row.box[0]) for row in rows] == [("one/a/x.png", 40), ("two/a/x.png", 60)]
 
 
+def test_a_table_counts_for_pictures_that_are_taken_as_they_are(tmp_path: Path) -> None:
+    table = "file,left,top,right,bottom,group\na/two.png,80,80,120,120,blue\na/drawn.png,,,,,\n"
+    report, pack = run(marked(tmp_path, table), tmp_path / "pack", framing="as-is")
+    assert [(row.file, row.group, row.box) for row in pack.rows] == [("a/two.png", "blue", None)]
+    assert "marked as a picture without a face" in report.refused[0].reason
+
+
+def test_naming_a_matte_means_to_whiten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Nobody:
+        name = identity = "nobody"
+
+        def __call__(self, crop: np.ndarray) -> np.ndarray:
+            return np.zeros(crop.shape[:2], np.uint8)
+
+    monkeypatch.setattr("fewtoon.data.prepare.open_matte", lambda spec: Nobody())
+    picture = page()
+    person(picture, 140, 110, 60)
+    save_png(tmp_path / "in" / "a.png", picture)
+    _, pack = run(tmp_path / "in", tmp_path / "pack", matte="nobody")
+    assert (pack.whiten, pack.pad, int(pack.images[0].min())) == ("nobody", "white", 255)
+
+
 def test_two_rows_for_one_face(tmp_path: Path) -> None:
     table = "file,left,top,right,bottom\na/two.png,220,70,300,130\na/two.png,221,70,300,131\n"
     one_line(lambda: run(marked(tmp_path, table), tmp_path / "pack"), "two")

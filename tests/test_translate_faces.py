@@ -182,11 +182,13 @@ def test_photos_without_a_face_are_told_apart_and_the_rest_goes_on(tmp_path: Pat
     group_photo(tmp_path / "in" / "us.png")
     save_png(tmp_path / "in" / "empty.png", np.full((240, 300, 3), BACKGROUND, np.uint8))
     save_png(tmp_path / "in" / "night.png", np.full((240, 300, 3), 12, np.uint8))
+    save_png(tmp_path / "in" / "green.png", np.full((240, 300, 3), (0, 120, 0), np.uint8))
     save_png(tmp_path / "in" / "tiny.png", np.full((40, 40, 3), 120, np.uint8))
     result = translate(style(), tmp_path / "in", tmp_path / "out", paste=True)
     assert result["drawn"] == ["us.png"]
     reasons = {Path(one["file"]).name: one["reason"] for one in result["refused"]}
-    assert set(reasons) == {"empty.png", "night.png", "tiny.png"}
+    assert set(reasons) == {"empty.png", "night.png", "tiny.png", "green.png"}
+    assert "dark" not in reasons["green.png"]
     assert "looks at the camera" in reasons["empty.png"]
     assert "dark" in reasons["night.png"]
     assert "40 x 40" in reasons["tiny.png"]
@@ -195,7 +197,9 @@ def test_photos_without_a_face_are_told_apart_and_the_rest_goes_on(tmp_path: Pat
 def test_a_style_that_takes_photos_as_they_are(tmp_path: Path) -> None:
     group_photo(tmp_path / "in" / "us.png")
     as_is = style(framing="as-is")
-    assert translate(as_is, tmp_path / "in", tmp_path / "out")["drawn"] == ["us.png"]
+    result = translate(as_is, tmp_path / "in", tmp_path / "out")
+    assert result["drawn"] == ["us.png"]
+    assert "--framing portrait" in result["advice"][0]["advice"]  # 500 x 240 is no face crop
     one_line(lambda: translate(as_is, tmp_path / "in", tmp_path / "two", paste=True), "--framing portrait")
     asked = translate(as_is, tmp_path / "in", tmp_path / "three", framing="portrait")
     assert len(asked["drawn"]) == 3

@@ -8,7 +8,10 @@ from typing import NoReturn
 
 import fewtoon
 
-FINDERS = "mediapipe, haar, yunet:FILE or cascade:FILE; may be repeated: asked in that order"
+FINDERS = (
+    "mediapipe, haar, yunet:FILE or cascade:FILE; may be repeated: on photos the first that finds a face decides, "
+    "on drawings all are asked"
+)
 MATTES = "mediapipe (default), sinet:FILE or extremec3:FILE"
 
 
@@ -70,7 +73,7 @@ def parser(run: Mapping[str, Callable[[argparse.Namespace], int]]) -> Parser:
     p.add_argument("--smallest", type=int, metavar="PX", help="leave out smaller faces (default: size / 8)")
     p.add_argument("--pad", choices=["reflect", "white"], help="beyond the edge of a picture")
     p.add_argument("--whiten", action="store_true", help="put people before a white background")
-    p.add_argument("--matte", default="mediapipe", metavar="MATTE", help=MATTES)
+    p.add_argument("--matte", metavar="MATTE", help=f"whiten by: {MATTES}")
     p.add_argument(
         "--upscale", metavar="FILE", help="super-resolution for small faces: carn:FILE or spandrel:FILE"
     )

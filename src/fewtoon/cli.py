@@ -194,6 +194,8 @@ def _inspect_packs(args: argparse.Namespace, paths: list[Path]) -> int:
     from fewtoon.data.doctor_page import write_page
     from fewtoon.data.pack import Pack
 
+    if args.out is not None:
+        _outside_packs(args.out)
     packs = [Pack.open(path) for path in paths]
     if len(packs) == 2 and packs[0].side == packs[1].side:  # before the work starts
         raise Problem(f"two packs of {packs[0].side}: give one of photos and one of drawings")
@@ -232,6 +234,7 @@ def suggest(args: argparse.Namespace) -> int:
     from fewtoon.data.pack import Pack
     from fewtoon.data.suggest import suggest
 
+    _outside_packs(args.out)
     suggestions = suggest(Pack.open(args.pack))
     filled = suggestions.write_csv(args.out, accept=args.accept)
     facts = {"out": args.out, "filled_in": filled, **suggestions.to_json()}
@@ -282,12 +285,18 @@ def _offer_models() -> None:
     if models.available() or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return
     print(
-        "fewtoon: the models that find faces are not there yet (35 MB, once). Fetch them? [Y/n] ",
+        "fewtoon: the models that find faces are not there yet (36 MB, once). Fetch them? [Y/n] ",
         end="",
         file=sys.stderr,
     )
     if input().strip().lower() in ("", "y", "yes"):
         models.fetch()
+
+
+def _outside_packs(path: str) -> None:
+    """Raises Problem for a file that would lie in a pack: a pack holds nothing else."""
+    if (Path(path).absolute().parent / "pack.json").is_file():
+        raise Problem(f"--out {path!r} lies in a pack: write it somewhere else")
 
 
 def _answer(args: argparse.Namespace, facts: dict[str, Any], text: str) -> int:

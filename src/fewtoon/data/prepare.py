@@ -65,7 +65,7 @@ def prepare(
     framing: str = "auto",
     pad: str | None = None,
     whiten: bool = False,
-    matte: str = "mediapipe",
+    matte: str | None = None,
     find: Sequence[str] | str = (),
     faces: str | Path | None = None,
     upscale: str | None = None,
@@ -89,7 +89,8 @@ def prepare(
         `fewtoon.faces.framing`), "as-is" (each picture is a face already), or "auto": as-is where all pictures
         are squares and no boxes were marked, portrait otherwise
     pad: "reflect" or "white", where a face is too near to the edge; None: white when whitening
-    whiten, matte: put a white background behind every person, told apart by a matte (`fewtoon.faces.matte`)
+    whiten: put a white background behind every person
+    matte: what tells persons from backgrounds (`fewtoon.faces.matte`); to name one means to whiten
     find: finders to ask, in order (`fewtoon.faces.finders`); none: the best for this side that is there
     faces: a table of boxes and groups (`fewtoon.data.marks`), which goes before any finder and before `groups`;
         None: faces.csv in the given folders, where it is there
@@ -104,6 +105,7 @@ def prepare(
     """
     started = time.perf_counter()
     _check(side, size, held_out, seed, workers, framing, pad, smallest)
+    whiten = whiten or matte is not None
     out = Path(out)
     check_replaceable(out)
     given = [pictures] if isinstance(pictures, (str, Path)) else list(pictures)
@@ -128,7 +130,7 @@ def prepare(
         kind,
         cast(Pad, pad or ("white" if whiten else "reflect")),
         finder,
-        open_matte(matte) if whiten else None,
+        open_matte(matte or "mediapipe") if whiten else None,
         None if kind == "as-is" else open_upscaler(upscale),
     )
     least = round(SMALLEST * size) if smallest is None else smallest
@@ -217,7 +219,9 @@ def _marked(
                 "must hold their names"
             )
         if unknown:
-            notes.append(f"{path.name} names {len(unknown)} files that are not here, such as {unknown[0]}")
+            notes.append(
+                f"{path.name} also names what is not here, such as {unknown[0]} ({len(unknown)} in all)"
+            )
         for group in RESERVED & set(table.groups):
             raise Problem(
                 f"no group can be called {group!r}, a row of every report: rename it in {str(path)!r}"

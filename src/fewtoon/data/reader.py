@@ -20,6 +20,7 @@ from fewtoon.io import images
 from fewtoon.io.images import BadPicture, Found
 
 NO_FACE = "no face was found in it: draw a box with 'fewtoon mark', or try another detector with --find"
+MARKED_EMPTY = "it was marked as a picture without a face"
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ class Reader:
     def _faces(self, file: Found, picture: np.ndarray, left_out: list[str]) -> list[Prepared]:
         """Raises BadPicture when nothing of the picture can be used; adds to `left_out` why a face cannot."""
         if self.cutter.kind == "as-is":
-            return [self._ready(cutout, None) for cutout in self.cutter.cut(picture, [])]
+            group = self._group_of_all(file)
+            return [self._ready(cutout, group) for cutout in self.cutter.cut(picture, [])]
         faces = self._grouped(file, picture)
         if not faces:
             raise BadPicture(file.name, NO_FACE)
@@ -89,13 +91,21 @@ class Reader:
             raise BadPicture(file.name, f"{left_out.pop()} (change it with --smallest)")
         return ready
 
+    def _group_of_all(self, file: Found) -> str | None:
+        """The group that was marked for every face of a picture that is taken as it is; None where they differ."""
+        marked = None if self.marks is None else self.marks.of(file.name)
+        if marked is not None and not marked:
+            raise BadPicture(file.name, MARKED_EMPTY)
+        groups = {mark.group for mark in marked or []}
+        return groups.pop() if len(groups) == 1 else None
+
     def _grouped(self, file: Found, picture: np.ndarray) -> list[tuple[Face, str | None]]:
         """The faces, and the group that was marked for each: what a person said goes before the finder."""
         marked = None if self.marks is None else self.marks.of(file.name)
         if marked is None:
             return [(face, None) for face in self.cutter.find(picture)]
         if not marked:
-            raise BadPicture(file.name, "it was marked as a picture without a face")
+            raise BadPicture(file.name, MARKED_EMPTY)
         height, width = picture.shape[:2]
         for mark in marked:
             check_inside(mark, width, height)

@@ -88,7 +88,7 @@ def train(
         run.record(settings, None if run.started else {"packs": packs, "init": first_weights})
         log = Log(run.log_file, counters.log_bytes)
         at_the_end.callback(log.close)
-        for line in trainee.what_moves():
+        for line in (*_unlike(photos, drawings), *trainee.what_moves()):
             watch.say(line)
         if saved is None:
             save_state(trainee, states, log)  # what a rollback before the first saved state goes back to
@@ -136,6 +136,17 @@ def _packs(photos: Pack | str | Path, drawings: Pack | str | Path, framing: str 
             f"--framing {framing}, or say --set train.framing=null"
         )
     return opened[0], opened[1]
+
+
+def _unlike(photos: Pack, drawings: Pack) -> list[str]:
+    """What is worth a warning: whatever differs between the two sides, the style will learn to change."""
+    told = []
+    if photos.framing != drawings.framing:
+        told.append(f"photos are framed {photos.framing!r} and drawings {drawings.framing!r}")
+    if (photos.whiten is None) != (drawings.whiten is None):
+        side = photos.side if photos.whiten else drawings.side
+        told.append(f"only the {side} were put before a white background")
+    return [f"warning: {one}: unless both look alike all the same, prepare them alike" for one in told]
 
 
 def _device(name: str | None) -> torch.device:

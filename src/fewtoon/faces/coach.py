@@ -15,6 +15,11 @@ CUT_OFF = 0.75  # of the square within the photo
 DARK, BRIGHT = 45, 225  # mean level of the face, of 255
 UNCLEAR = 0.84  # mediapipe's score of a face behind a hand or a mask; of whole faces it is 0.86 and more
 SOFT = 40.0  # variance of the Laplacian of the face at 64 px; 250 and more in sharp portraits
+OBLONG = 1.25  # longer side over shorter one: no face crop any more
+MIDDLE = (
+    "only the middle square was drawn, because this style takes photos as they are: crop it to the face, or say "
+    "--framing portrait"
+)
 FACE_SIDE = 64  # pixels at which sharpness is compared
 
 
@@ -25,12 +30,13 @@ def advice(picture: NDArray[np.uint8], cutout: Cutout, size: int) -> list[str]:
     """
     face, at = cutout.face, cutout.at
     if face is None or at is None:
-        return []
+        long, short = max(picture.shape[:2]), min(picture.shape[:2])
+        return [MIDDLE] if long > OBLONG * short else []
     found = []
     if at.side < SMALL * size:
         found.append(
             f"the face is small ({face.height:.0f} px from brows to chin), so the drawing will guess: use a photo "
-            f"that shows it {SMALL * size / at.side:.1f} times as large or more"
+            f"that shows it {max(1.1, SMALL * size / at.side):.1f} times as large or more"
         )
     if face.yaw is not None and abs(face.yaw) > TURNED:
         found.append(
@@ -58,7 +64,7 @@ def no_face(picture: NDArray[np.uint8]) -> str:
     height, width = picture.shape[:2]
     if min(height, width) < FACE_SIDE:
         return f"no face was found in its {width} x {height} pixels: use a larger photo"
-    if picture[:: max(1, height // 256), :: max(1, width // 256)].mean() < DARK:
+    if picture[:: max(1, height // 256), :: max(1, width // 256)].max(-1).mean() < DARK:
         return "it is too dark to find a face in it: brighten it, or take it facing the light"
     return (
         "no face was found in it: use a photo that looks at the camera with nothing before the face, or say "

@@ -26,6 +26,8 @@ def atomic(path: str | Path) -> Iterator[IO[bytes]]:
     full); nothing is left behind, and an older file stays as it was.
     """
     target = Path(path)
+    if not target.name:
+        raise Problem(f"{str(path)!r} names no file: give the name of the file to write")
     name = os.fsencode(target.name)  # a temporary name that is longer than the name itself may be too long
     short = target.name if len(name) <= 200 else hashlib.sha256(name).hexdigest()
     temporary = target.with_name(f".{short}.{os.getpid()}.tmp")
