@@ -20,7 +20,7 @@ from fewtoon.engine.checkpoint import States, read
 from fewtoon.engine.trainee import Trainee
 from fewtoon.errors import Problem
 from fewtoon.run import Run
-from toy_method import Toy, train
+from toy_method import Toy, pack, train
 
 
 @pytest.fixture(autouse=True)
@@ -325,3 +325,31 @@ def test_advice_about_bad_numbers_fits(tmp_path: Path, precision: str, advised: 
     with pytest.raises(Problem, match="lower the learning rate") as caught:
         train(tmp_path, precision=precision)
     assert ("use train.precision=fp32" in str(caught.value)) is advised
+
+
+def framed(side: str, framing: str, whiten: str | None = None) -> Pack:
+    plain = pack(side, 1)
+    return Pack(plain.images, plain.rows, plain.side, framing=framing, whiten=whiten)
+
+
+def test_packs_must_be_framed_alike_and_as_the_preset_wants(tmp_path: Path) -> None:
+    both = {side: framed(side, "ffhq") for side in ("photos", "drawings")}
+    with pytest.raises(Problem, match=r"'portrait'.*'ffhq'.*--framing"):
+        train(tmp_path / "run", photos=framed("photos", "portrait"), drawings=both["drawings"])
+    with pytest.raises(Problem, match=r"framed 'ffhq'.*wants 'portrait'"):
+        train(tmp_path / "run", framing="portrait", **both)
+    assert names(tmp_path) == []
+    train(tmp_path / "run", steps=1, framing="ffhq", **both)
+    assert style.read_header(tmp_path / "run" / "best.safetensors")["framing"] == "ffhq"
+
+
+def test_a_warning_where_only_one_side_is_as_it_is_or_whitened(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sides = {"photos": framed("photos", "portrait", "sinet"), "drawings": framed("drawings", "as-is")}
+    train(tmp_path / "run", steps=1, quiet=False, **sides)
+    told = capsys.readouterr().err
+    assert "warning: photos are framed 'portrait' and drawings 'as-is'" in told
+    assert "warning: only the photos were put before a white background" in told
+    header = style.read_header(tmp_path / "run" / "best.safetensors")
+    assert (header["framing"], header["whiten"]) == ("portrait", "sinet")
