@@ -20,7 +20,7 @@ lint: $(VENV)/.ready-dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.ready-dev
-	@for file in benchmarks/*.py; do $(BIN)/python $$file --json || exit 1; done
+	@for file in benchmarks/*.py; do $(BIN)/python $$file --json || [ $$? = 2 ] || exit 1; done  # 2: its data are missing
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
