@@ -216,6 +216,19 @@ def test_draw_finds_the_largest_face(tmp_path: Path) -> None:
     one_line(lambda: style().draw(np.full((99, 99, 3), 120, np.uint8)), "no face")
 
 
+def test_advice_names_the_face_where_the_picture_has_several(tmp_path: Path) -> None:
+    picture = np.full((240, 500, 3), BACKGROUND, np.uint8)
+    person(picture, 400, 120, 64)
+    person(picture, 90, 110, 12)
+    save_png(tmp_path / "us.png", picture)
+    (told,) = translate(style(), tmp_path / "us.png", tmp_path / "out", paste=True)["advice"]
+    assert told["drawing"] == "us.png"
+    assert told["advice"].startswith("face 1 of 2 from the left: the face is small")
+    (told,) = translate(style(), tmp_path / "us.png", tmp_path / "apart")["advice"]
+    assert told["drawing"] == "us-1.png"
+    assert told["advice"].startswith("the face is small")
+
+
 # The coach
 
 

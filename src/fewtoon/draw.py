@@ -228,13 +228,15 @@ class _Work:
 
     def _keep(self, photo: _Photo, drawings: list[np.ndarray], pool: ThreadPoolExecutor) -> None:
         names = [photo.target] * len(drawings) if self.paste else self._numbered(photo.target, len(drawings))
-        for cutout, name, advice in zip(photo.cutouts, names, photo.advice):
+        several = self.paste and len(drawings) > 1  # then the name alone does not say which face is meant
+        for number, (cutout, name, advice) in enumerate(zip(photo.cutouts, names, photo.advice), 1):
+            which = f"face {number} of {len(drawings)} from the left: " if several else ""
             source = images.printable(photo.file.path)
             if cutout.face is not None:
                 box = [round(value, 1) for value in cutout.face.box]
                 roll = round(cutout.face.roll, 1)
                 self.faces.append({"file": source, "drawing": name, "box": box, "roll": roll})
-            self.advice += [{"file": source, "drawing": name, "advice": one} for one in advice]
+            self.advice += [{"file": source, "drawing": name, "advice": which + one} for one in advice]
         if self.paste:
             self.drawn.append(photo.target)
             self.saving.append(pool.submit(self._save_pasted, photo, drawings))
