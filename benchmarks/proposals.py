@@ -297,9 +297,11 @@ def main() -> None:
     drawings = args.data / "drawings"
     missing = [name for name in FACES if not (drawings / name / "attributes.csv").is_file()]
     if missing:
-        sys.exit(
-            f"no drawings of {', '.join(missing)} in {str(drawings)!r}: name the data folder with --data"
+        print(
+            f"no drawings of {', '.join(missing)} in {str(drawings)!r}: name the data with --data",
+            file=sys.stderr,
         )
+        raise SystemExit(2)
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     styles = {name: run(drawings / name, args.finder, args.pages, args.seed, args.careless) for name in FACES}
