@@ -249,6 +249,17 @@ def test_inspect(run: Any, world: Path) -> None:
     assert "held-out KID" in run("inspect", world / "run" / "best.safetensors").out
 
 
+def test_evaluate_warns_of_photos_that_are_framed_otherwise(run: Any, world: Path, tmp_path: Path) -> None:
+    portrait = style.load(world / "s.safetensors")
+    portrait.header["framing"] = "portrait"
+    portrait.save(tmp_path / "portrait.safetensors")
+    packs = ("--photos", world / "p", "--drawings", world / "d", "--out", tmp_path / "report")
+    answer = run("evaluate", tmp_path / "portrait.safetensors", *packs)
+    assert answer.code == 0
+    assert "warning: photos framed 'as-is', and the style learned from 'portrait'" in answer.err
+    assert "warning" not in run("evaluate", world / "s.safetensors", *packs).err
+
+
 def test_nothing_is_written_into_a_pack(refused: Any, world: Path) -> None:
     before = sorted(path.name for path in (world / "p").iterdir())
     refused("inspect", world / "p", "--out", world / "p" / "pack.json", told=("lies in a pack",))

@@ -153,9 +153,13 @@ def evaluate(args: argparse.Namespace) -> int:
 
     path = Path(args.style)
     out = Path(args.out) if args.out else (path / "report" if path.is_dir() else path.parent / "report")
+    drawer, photos = style.load(args.style, args.device), Pack.open(args.photos)
+    if drawer.framing != photos.framing:
+        told = f"photos framed {photos.framing!r}, and the style learned from {drawer.framing!r}"
+        print(f"fewtoon: warning: {told}: its figures will be worse than it is", file=sys.stderr)
     result = evaluate(
-        style.load(args.style, args.device),
-        Pack.open(args.photos),
+        drawer,
+        photos,
         Pack.open(args.drawings),
         features=args.features or ["tiny"],
         out=out,
