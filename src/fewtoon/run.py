@@ -10,7 +10,6 @@ best.safetensors    the Style with the lowest held-out KID;  last.safetensors: t
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -26,7 +25,7 @@ import yaml
 
 from fewtoon import config as configs
 from fewtoon.errors import Problem
-from fewtoon.io.files import write_bytes
+from fewtoon.io.files import file_hash, write_bytes
 
 fcntl: ModuleType | None
 try:
@@ -280,15 +279,6 @@ class Log:
 
     def _problem(self, error: OSError) -> Problem:
         return Problem(f"could not write {str(self.path)!r}: {error.strerror or error}; free some space")
-
-
-def file_hash(path: str | Path) -> str:
-    """sha256 (hex) of a file."""
-    total = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            total.update(block)
-    return total.hexdigest()
 
 
 def _plain(tree: Any) -> Any:

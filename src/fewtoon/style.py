@@ -95,7 +95,7 @@ class Style:
         framing: another than the style's own. find: specs of finders (`fewtoon.faces.finders`). matte: the spec
         of another matte (`fewtoon.faces.matte`). Raises Problem for what is not known or does not open.
         """
-        from fewtoon.faces import finders, models
+        from fewtoon.faces import finders
         from fewtoon.faces.cutter import Cutter
         from fewtoon.faces.matte import open_matte
 
@@ -106,8 +106,7 @@ class Style:
         if kind != "as-is":
             named = [find] if isinstance(find, str) else list(find)
             finder = finders.choose(named, "photos")
-            if not named and not models.available():
-                notes.append(finders.without_models_note())
+            notes += finders.notes(named)
         if matte is not None:
             opened = open_matte(matte)
         elif self.whiten is not None:

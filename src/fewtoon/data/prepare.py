@@ -32,7 +32,7 @@ from fewtoon.data.marks import Marks
 from fewtoon.data.pack import Pack, Side, check_replaceable, combined_hash, new_folder
 from fewtoon.data.reader import Reader
 from fewtoon.errors import Problem, nearest
-from fewtoon.faces import finders, models
+from fewtoon.faces import finders
 from fewtoon.faces.cutter import Cutter
 from fewtoon.faces.framing import Kind, Pad
 from fewtoon.faces.matte import open_matte
@@ -123,8 +123,7 @@ def prepare(
         finder = finders.choose(named, side)
         if side == "drawings":  # pages and strips
             finder = InPanels(finder)
-        if not named and not models.available():
-            notes.append(finders.without_models_note())
+        notes += finders.notes(named)
     cutter = Cutter(
         size,
         kind,

@@ -17,7 +17,7 @@ from fewtoon.engine import checkpoint, seed
 from fewtoon.engine.average import Average
 from fewtoon.errors import Problem
 from fewtoon.io import weights
-from fewtoon.run import file_hash
+from fewtoon.io.files import file_hash
 
 
 @dataclasses.dataclass

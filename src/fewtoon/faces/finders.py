@@ -133,6 +133,11 @@ def choose(specs: Sequence[str], side: str) -> Finder:
     return finders[0] if len(finders) == 1 else Chain(finders, together=drawings)
 
 
+def notes(specs: Sequence[str]) -> list[str]:
+    """What is worth a sentence about the finder that choose() gives for these specs."""
+    return [] if specs or models.available() else [without_models_note()]
+
+
 def without_models_note() -> str:
     """What to tell a person when default() had to do without the models."""
     return (

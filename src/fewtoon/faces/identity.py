@@ -6,7 +6,6 @@ weights file. One wrong link does not fail, it only makes every cosine a little 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from fewtoon.errors import Problem
 from fewtoon.faces.face import turn
 from fewtoon.faces.framing import Square, cut
+from fewtoon.io.files import file_hash
 
 SIDE = 112  # pixels of an aligned face
 SMALLEST = 4  # pixels of a picture that an aligned face may be made of, from side to side
@@ -117,7 +117,7 @@ class FaceId:
 
         self._network = mobilefacenet.load(path)
         self.name = "mobilefacenet"
-        self.hash = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
+        self.hash = file_hash(path)[:12]
         self.dim = self._network.dim
 
     def embed(

@@ -3,7 +3,6 @@ white that takes the place of the rest."""
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from PIL import Image
 
 from fewtoon.errors import Problem, nearest
 from fewtoon.faces.face import Matte
+from fewtoon.io.files import file_hash
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,7 +60,7 @@ class NetworkMatte:
         self, name: str, network: nn.Module, path: str | Path, side: int, mirrored: bool = False
     ) -> None:
         self.name, self.side, self.mirrored = name, side, mirrored
-        self.identity = f"{name} {hashlib.sha256(Path(path).read_bytes()).hexdigest()}"
+        self.identity = f"{name} {file_hash(path)}"
         self._network = network
 
     def __call__(self, crop: NDArray[np.uint8]) -> NDArray[np.uint8]:

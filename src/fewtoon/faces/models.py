@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fewtoon.errors import Problem, nearest
-from fewtoon.io.files import printable, write_bytes
+from fewtoon.io.files import file_hash, printable, write_bytes
 
 PACKAGE, VERSION = "mediapipe", "0.10.21"  # later ones carry no models
 WHEEL_SHA256 = "05dc4a9e593655a79558d05d6227d31018c2537a4bd3362b51e230cf22aecfe3"
@@ -238,7 +238,7 @@ def _download(temporary: Path, progress: bool) -> Path:
     wheels = sorted(temporary.glob(f"{PACKAGE}-*.whl"))
     if process.returncode != 0 or not wheels:
         raise Problem(_why(text))
-    found = _sha256_of(wheels[0])
+    found = file_hash(wheels[0])
     if found != WHEEL_SHA256:
         raise Problem(
             f"pip brought a wheel of {PACKAGE} {VERSION} that is not the known one (sha256 {found[:12]}..., not "
@@ -324,11 +324,3 @@ def _contents(wheel: Path, remedy: str) -> dict[str, bytes]:
             f"{printable(wheel)!r} is not the wheel of {PACKAGE} {VERSION} ({detail}); {remedy}"
         ) from None
     return contents
-
-
-def _sha256_of(file: Path) -> str:
-    total = hashlib.sha256()
-    with open(file, "rb") as opened:
-        while block := opened.read(1 << 20):
-            total.update(block)
-    return total.hexdigest()

@@ -10,7 +10,6 @@ back-projection, Irani and Peleg, Improving Resolution by Image Registration, 19
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 import threading
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fewtoon.errors import Problem
-from fewtoon.io.files import printable
+from fewtoon.io.files import file_hash, printable
 from fewtoon.io.images import resize_square
 
 if TYPE_CHECKING:
@@ -204,7 +203,7 @@ def _carn(path: str) -> NetworkUpscaler:
     from fewtoon.nets import carn
 
     network = carn.load(path)
-    return NetworkUpscaler("carn_m", f"carn_m {_sha256(path)}", network, carn.SCALES)
+    return NetworkUpscaler("carn_m", f"carn_m {file_hash(path)}", network, carn.SCALES)
 
 
 def _spandrel(path: str) -> NetworkUpscaler:
@@ -221,7 +220,7 @@ def _spandrel(path: str) -> NetworkUpscaler:
 
     name = printable(Path(path).stem)
     tiled = model.tiling.name == "SUPPORTED"
-    return NetworkUpscaler(name, f"{name} {_sha256(path)}", network, (model.scale,), tiled)
+    return NetworkUpscaler(name, f"{name} {file_hash(path)}", network, (model.scale,), tiled)
 
 
 def _recognised(state: Any, path: str) -> Any:
@@ -261,10 +260,6 @@ def _recognised(state: Any, path: str) -> Any:
     model.eval()
     model.model.requires_grad_(False)
     return model
-
-
-def _sha256(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _short(ratio: float) -> str:

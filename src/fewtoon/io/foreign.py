@@ -5,7 +5,6 @@ The variant is detected from the shapes, every tensor must find its place, and `
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from fewtoon.errors import Problem
 from fewtoon.io import weights
+from fewtoon.io.files import file_hash
 
 # Their names for the six networks -> ours.
 NETWORKS = {
@@ -180,7 +180,7 @@ def import_style(path: str | Path, out: str | Path, size: int | None = None) -> 
             del own[name]
             continue
         weights.fill(own[name], found.networks[name], f"{str(path)!r}, {name}")
-    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    digest = file_hash(path)
     style.write(
         out,
         method,

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from fewtoon.errors import Problem, nearest
 from fewtoon.io import torchvision, weights
+from fewtoon.io.files import file_hash
 from fewtoon.nets import mobilefacenet
 
 KINDS = ("tiny", "inception", "inception:PATH", "mobilefacenet:PATH")
@@ -115,16 +116,12 @@ def _inception(path: Path, device: str) -> Features:
             f"{str(path)!r} does not fit the FID Inception ({reason}); {INCEPTION_FILE} does"
         ) from None
     network = network.to(device).eval().requires_grad_(False)
-    return Features("inception", _file_hash(path), 2048, True, lambda images: network(images)[0], device)
+    return Features("inception", file_hash(path)[:12], 2048, True, lambda images: network(images)[0], device)
 
 
 def _mobilefacenet(path: Path, device: str) -> Features:
     network = mobilefacenet.load(path).to(device)
-    return Features("mobilefacenet", _file_hash(path), network.dim, False, network.embed_pixels, device)
-
-
-def _file_hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    return Features("mobilefacenet", file_hash(path)[:12], network.dim, False, network.embed_pixels, device)
 
 
 # --------------------------------------------------------------------------------------------------------
