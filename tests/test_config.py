@@ -201,7 +201,7 @@ def test_lengths_and_cadences_may_change_and_nothing_else() -> None:
     checks = {"framing": "ffhq"}  # not what is trained, but what is checked before
     other: dict[str, Any] = {"batch": 4, "micro_batch": 2, "seed": 9, "precision": "bf16", "compile": True}
     other |= {"ema": 0.5, "decay_from": 0.1, "flip": False, "enlarge": 1.5, "groups": ["a"]}
-    other |= {"features": "inception:x"}
+    other |= {"features": "inception:x", "sampling": "tempered", "temper": 0.2}
     assert free | checks.keys() | other.keys() == Train.model_fields.keys(), "may the new field change?"
     old = config.from_dict({"method": "ugatit"}).dump()
     changed = {**{key: old["train"][key] + 1 for key in free}, **checks}

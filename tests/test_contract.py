@@ -35,10 +35,32 @@ class Small(NamedTuple):
     splits: bool = True  # whether a batch's losses are the means over its micro-batches
 
 
+VARIED: dict[str, Any] = {"splits": False, "bf16": 0.2}  # random draws differ between whole and parts
+NO_READER = {"reader_weight": 0}
+FACE2WEBTOON = {"generator_groups": "none", "gradients": "frozen-bottleneck", "group_loss": "cross-entropy"}
+BRANCHES = {
+    "generator_groups": "branches",
+    "gradients": "routed",
+    "group_loss": "squared-error",
+    "group_sides": "both",
+    "group_pooling": "padded",
+}
 SMALL: dict[str, list[Small]] = {
     "ugatit": [
         Small(16, {"channels": 4, "blocks": 1}),
         Small(64, {"generator": "hourglass", "channels": 8, "blocks": 1}),
+        Small(
+            16,
+            {"channels": 4, "blocks": 1, "augment": "ada", "ada_start": 0.8, "ada_pictures": 300},
+            **VARIED,
+        ),
+        Small(16, {"channels": 4, "blocks": 1, "augment": "diffaugment"}, **VARIED),
+    ],
+    "groups": [
+        Small(32, {"channels": 4, "blocks": 1, **NO_READER}, **VARIED),
+        Small(32, {"channels": 4, "blocks": 1, "augment": "ada", "ada_start": 0.5}, **VARIED),
+        Small(32, {"channels": 4, "blocks": 1, **NO_READER, **FACE2WEBTOON}),
+        Small(64, {"generator": "hourglass", "channels": 8, "blocks": 1, **NO_READER, **BRANCHES}, **VARIED),
     ],
 }
 CASES = [

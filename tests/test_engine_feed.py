@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,8 +18,9 @@ from fewtoon.config import Train
 from fewtoon.data.pack import Pack
 from fewtoon.engine import feed as feeds
 from fewtoon.engine import heldout, preview, seed
-from fewtoon.engine.feed import Feed, order, warp
+from fewtoon.engine.feed import Feed, warp
 from fewtoon.engine.progress import duration
+from fewtoon.engine.sampling import order
 from fewtoon.engine.track import Trackers
 from fewtoon.run import Run
 from toy_method import Toy, train
@@ -32,16 +34,16 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
 
 
-def numbered(count: int, side: str = "photos", groups: list[str] | None = None) -> Pack:
+def numbered(count: int, side: str = "photos", groups: list[str | None] | None = None) -> Pack:
     """Pictures whose value is their number; the last three are held out."""
     pictures = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None, None], (count, 4, 4, 3))
     splits = ["train"] * (count - 3) + ["held_out"] * 3
     return Pack.from_arrays(pictures, side, groups=groups, splits=splits)
 
 
-def seen(feed: Feed, steps: range) -> list[int]:
-    """Numbers of the photos in the batches of some steps."""
-    values = torch.cat([feed.batch(step, 0).photos[:, 0, 0, 0] for step in steps])
+def seen(feed: Feed, steps: range, side: str = "photos") -> list[int]:
+    """Numbers of the pictures of a side in the batches of some steps."""
+    values = torch.cat([getattr(feed.batch(step, 0), side)[:, 0, 0, 0] for step in steps])
     return ((values + 1) * 127.5).round().int().tolist()
 
 
@@ -70,6 +72,31 @@ def test_each_epoch_sees_every_training_picture_once() -> None:
     later = Feed(numbered(13), numbered(9, "drawings"), [], settings, CPU)
     assert seen(later, range(3, 5)) == entries[12:]  # a step does not depend on those before
     assert order(10, 0, "photos", 0).tolist() != order(10, 0, "drawings", 0).tolist()
+
+
+def test_proportional_batches_are_those_of_the_first_version() -> None:
+    # Recorded before there were other ways of sampling: runs that were started then go on as they began.
+    photos = numbered(14, groups=["a"] * 6 + ["b"] * 7 + [None])
+    drawings = numbered(10, "drawings", groups=["a"] * 3 + ["b"] * 7)
+    feed = Feed(photos, drawings, ["a", "b"], Train(batch=3, seed=5, enlarge=1), CPU)
+    first = [8, 3, 7, 4, 5, 6, 0, 1, 10, 9, 2, 9, 4, 1, 8, 0, 5, 6, 2, 10, 3, 7, 5, 7]
+    assert seen(feed, range(8)) == first
+    first = [1, 4, 5, 3, 2, 6, 0, 6, 5, 2, 4, 1, 0, 3, 2, 0, 5, 4, 6, 1, 3, 5, 0, 1]
+    assert seen(feed, range(8), "drawings") == first
+
+    packs = [
+        Pack.from_arrays(
+            np.random.default_rng(number).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8), side
+        )
+        for side, count, number in (("photos", 11, 1), ("drawings", 7, 2))
+    ]
+    feed = Feed(packs[0], packs[1], [], Train(batch=3, seed=5, enlarge=1), CPU)
+    pixels = hashlib.sha256()
+    for step in range(10):
+        for pictures in feed.batch(step, 1)[:2]:
+            exact = ((pictures + 1) * 127.5).round().to(torch.uint8)
+            pixels.update(exact.contiguous().numpy().tobytes())
+    assert pixels.hexdigest() == "395baf93bb7588bfb4374476460fd4500525023cb31d95f16e11b3e9c21d689f"
 
 
 def test_groups_choose_pictures_and_label_them() -> None:

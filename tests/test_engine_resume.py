@@ -227,7 +227,8 @@ def test_log_holds_no_times_and_every_loss(whole: Path) -> None:
     assert [line["step"] for line in lines if "rate" in line] == [3, 6, 9, 12, 15, 18, 21, 24]
     names = {"D/real", "D/fake", "G/adversarial", "G/cycle", "R/size"}
     first = next(line for line in lines if "rate" in line)
-    assert first.keys() == {"step", "rate", "skipped", "gradient/D", "gradient/G", "gradient/R"} | names
+    others = {"step", "rate", "skipped", "visits", "gradient/D", "gradient/G", "gradient/R"}
+    assert first.keys() == others | names
     kids = [line for line in lines if "kid" in line]
     assert [line["step"] for line in kids] == [5, 10, 15, 20, 24]
     assert kids[-1]["best"] == min(line["kid"] for line in kids)

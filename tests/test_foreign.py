@@ -113,9 +113,11 @@ def published_generator(network: Any, hourglass: bool = False) -> State:
     return state
 
 
-def published_discriminator(network: Any, parametrized: bool = False) -> State:
+def published_discriminator(
+    network: Any, parametrized: bool = False, group: str = "group_classfier"
+) -> State:
     """As torch's older hook-based spectral norm names its tensors, or the newer parametrization."""
-    names = {"cam_average": "gap_fc", "cam_maximum": "gmp_fc", "last": "conv", "group": "group_classfier"}
+    names = {"cam_average": "gap_fc", "cam_maximum": "gmp_fc", "last": "conv", "group": group}
     ours, state = network.state_dict(), {}
     for key, tensor in ours.items():
         stem, last = key.rsplit(".", 1)
@@ -126,6 +128,8 @@ def published_discriminator(network: Any, parametrized: bool = False) -> State:
         if last == "v" and ours[f"{stem}.weight"].ndim == 4:
             i, kh, kw = ours[f"{stem}.weight"].shape[1:]
             tensor = tensor.view(kh, kw, i).permute(2, 0, 1).flatten()
+        elif theirs == "conv_cls" and last == "weight":
+            tensor = tensor[:, :, None, None]
         new = {"weight": "parametrizations.weight.original", "u": "parametrizations.weight.0._u"}
         new |= {"v": "parametrizations.weight.0._v", "bias": "bias"}
         old = {"weight": "weight_orig", "u": "weight_u", "v": "weight_v", "bias": "bias"}
@@ -248,6 +252,148 @@ def test_sizes(good: dict[str, State], tmp_path: Path) -> None:
     path = saved(tree, tmp_path / "full.pt")
     assert fewtoon.load(imported(path, 32), "cpu").size == 32
     one_line(partial(foreign.import_style, path, tmp_path / "x.safetensors", 64), "--size 64", "32 px")
+
+
+# --- branches for groups ---------------------------------------------------------------------------------
+
+OWN = re.compile(r"(ConvBlock1|HourGlass1|HourGlass4|ConvBlock2)(\..*)")  # what each group has for itself
+ROW = re.compile(r"(gap_fc|gmp_fc)(\..*)")
+
+
+def photo2cartoons(count: int) -> list[State]:
+    """Generators in photo2cartoon's layout that share their trunk, and nothing that a group has for itself."""
+    method, states = small(64, generator="hourglass"), []
+    for _ in range(count):
+        for parameter in method.networks()["photo_to_drawing"].parameters():
+            parameter.data.uniform_(-0.3, 0.3)
+        own = published_generator(method.networks()["photo_to_drawing"], hourglass=True)
+        trunk = states[0] if states else own
+        states.append({k: own[k] if OWN.fullmatch(k) or ROW.fullmatch(k) else trunk[k] for k in own})
+    return states
+
+
+def with_branches(states: list[State]) -> State:
+    """Those generators as one, in few_shot_face2cartoon's layout."""
+    state = {}
+    for key, tensor in states[0].items():
+        if row := ROW.fullmatch(key):
+            state[f"{row[1]}_new{row[2]}"] = torch.cat([own[key] for own in states])
+            continue
+        state[key] = tensor
+        if branch := OWN.fullmatch(key):
+            for number, own in enumerate(states[1:], 1):
+                state[f"{branch[1]}_{number}{branch[2]}"] = own[key]
+    return state
+
+
+@pytest.fixture(scope="module")
+def branched() -> State:
+    torch.manual_seed(0)
+    return with_branches(photo2cartoons(3))
+
+
+@pytest.mark.parametrize("names", [["women", "men", "kids", "old"], ["b", "a"]], ids=len)
+def test_each_group_draws_by_its_own_tensors(tmp_path: Path, names: list[str]) -> None:
+    count = len(names)
+    there, back = photo2cartoons(count), photo2cartoons(count)
+    tree = {"genA2B": with_branches(there), "genB2A": with_branches(back)}
+    path, out = saved(tree, tmp_path / "groups.pt"), tmp_path / "groups.safetensors"
+    line = foreign.import_style(path, out, 64, names)
+    assert f"few_shot_face2cartoon, light, {count} groups, 4 channels, 2 residual blocks" in line
+    style = fewtoon.load(out, "cpu")
+    assert style.groups == names
+    assert style.header["method"] == "groups"
+    assert style.header["model"]["base"] == names[0]
+    assert style.framing == "portrait"
+    photos = torch.rand(2, 3, 64, 64) * 2 - 1
+    drawings = []
+    for number, (name, one, other) in enumerate(zip(names, there, back)):
+        plain = fewtoon.load(
+            imported(saved({"genA2B": one, "genB2A": other}, tmp_path / "one.pt"), 64), "cpu"
+        )
+        drawings.append(style.translate(photos, name))
+        torch.testing.assert_close(drawings[-1], plain.translate(photos), atol=1e-5, rtol=0)
+        for network, told in style.method.networks().items():
+            drawn = told(photos, torch.full((2,), number))
+            expected = plain.method.networks()[network](photos)
+            torch.testing.assert_close(drawn.cam_logit, expected.cam_logit, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(drawn.image, expected.image, atol=1e-5, rtol=0)
+    for drawing in drawings[1:]:
+        assert (drawing - drawings[0]).abs().mean() > 0.01
+    assert torch.equal(style.translate(photos), drawings[0])  # no reader: everybody as the first group
+    one_line(partial(style.translate, photos, "auto"), "cannot read", names[1])
+
+
+def test_discriminators_that_tell_groups_by_a_convolution(branched: State, tmp_path: Path) -> None:
+    network = Discriminator(4, discriminator_layers(64)[0], groups=3, group_pooling="padded")
+    state = published_discriminator(network, group="conv_cls")
+    assert state["conv_cls.weight_orig"].ndim == 4
+    read = foreign.read(saved({"genA2B": branched, "disGA": state}, tmp_path / "x.pt"))
+    for key, tensor in network.state_dict().items():
+        assert torch.equal(read.networks["photos_global"][key], tensor), key
+
+
+def test_names_of_groups(
+    branched: State, good: dict[str, State], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = saved({"genA2B": branched}, tmp_path / "x.pt"), tmp_path / "s.safetensors"
+    verb = ["import", str(path), "--out", str(out), "--size", "64"]
+    for given, words in (
+        ("women,men", ("3 names", "not 2", "women,men")),
+        ("a,b,c,d", ("3 names", "not 4")),
+        ("", ("3 names", "not 1")),
+        ("a,b,b", ("a name of its own",)),
+        ("a,,b", ("a name of its own",)),
+        ("a,b,auto", ("'auto'",)),
+        ("all,b,c", ("'all'",)),
+    ):
+        assert cli.main([*verb, "--groups", given]) == 2
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1
+        assert all(word in told for word in words), told
+    assert not out.exists()
+    assert cli.main(verb) == 0
+    assert fewtoon.load(out, "cpu").groups == ["0", "1", "2"]
+    assert cli.main([*verb, "--groups", "women, men,kids"]) == 0
+    assert fewtoon.load(out, "cpu").groups == ["women", "men", "kids"]
+    path = saved(good, tmp_path / "y.pt")
+    one_line(
+        partial(foreign.import_style, path, out, 64, ["a", "b"]), "y.pt", "no branches", "leave --groups"
+    )
+
+
+def test_branches_that_do_not_fit(branched: State, tmp_path: Path) -> None:
+    path, one = tmp_path / "x.pt", torch.zeros(1)
+    cases: list[tuple[dict[str, Tensor | None], str]] = [
+        ({"HourGlass4_2.*": None}, "no branch 'HourGlass4_2'"),
+        ({"ConvBlock1_1.1.weight": None}, "no branch 'ConvBlock1_1'"),
+        ({"ConvBlock2_3.1.weight": branched["ConvBlock2.1.weight"]}, "extra branch 'ConvBlock2_3'"),
+        ({"ConvBlock2_0.1.weight": one}, "'ConvBlock2_0.1.weight'"),
+        ({"HourGlass2_1.Conv1.weight": one}, "'HourGlass2_1.Conv1.weight'"),
+        ({"ConvBlock1_2.1.weight": torch.zeros(4, 3, 3, 3)}, "others.2.stem.weight"),
+        ({"HourGlass1_1.Conv1.bias": None}, "others.1.glass1.rgb.bias"),
+        ({"HourGlass1_1.extra": one}, "'HourGlass1.extra'"),
+        ({"gap_fc.weight": torch.zeros(1, 16)}, "'gap_fc.weight'"),
+        ({"gap_fc_new.weight": None}, "no 'gap_fc_new.weight'"),
+        ({"gap_fc_new.weight": torch.zeros(1, 16)}, "at least 2 rows"),
+        ({"gap_fc_new.weight": torch.tensor(1.0)}, "at least 2 rows"),
+        ({"gap_fc_new.weight": torch.zeros(4, 16)}, "'ConvBlock1_3', but is made for 4 groups"),
+        ({"gmp_fc_new.weight": torch.zeros(2, 16)}, "expected 3 rows"),
+        ({"gmp_fc_new.bias": torch.tensor(1.0)}, "expected 3 rows"),
+        ({"gmp_fc_new.bias": None}, "generator.cam.maximum.bias"),
+    ]
+    for changes, word in cases:
+        state = dict(branched)
+        for key, tensor in changes.items():
+            state = {k: v for k, v in state.items() if not re.fullmatch(key, k)}
+            state |= {} if tensor is None else {key: tensor}
+        one_line(partial(imported, saved({"genA2B": state}, path), 64), word, "x.pt")
+    plain = photo2cartoons(1)[0]
+    one_line(
+        partial(imported, saved({"genA2B": branched, "genB2A": plain}, path), 64), "genB2A has no branch"
+    )
+    one_line(partial(imported, saved({"genA2B": plain, "genB2A": branched}, path), 64), "genB2A has a tensor")
+    assert not list(tmp_path.glob("*.safetensors"))
 
 
 # --- what does not fit -----------------------------------------------------------------------------------

@@ -110,7 +110,7 @@ def parser(run: Mapping[str, Callable[[argparse.Namespace], int]]) -> Parser:
     p.add_argument("style", metavar="STYLE|RUN")
     p.add_argument("pictures", nargs="+", metavar="PICTURES", help="photo files, folders or patterns")
     p.add_argument("--out", required=True, metavar="DIR")
-    p.add_argument("--group", help="draw as this group")
+    p.add_argument("--group", help="draw everybody as this group; auto (default): as the photo is read")
     p.add_argument("--side-by-side", action="store_true", help="photo left, drawing right")
     p.add_argument("--paste", action="store_true", help="the whole photo, with every face in it drawn")
     p.add_argument("--framing", choices=["portrait", "ffhq", "as-is"], help="another than the style's own")
@@ -148,12 +148,13 @@ def parser(run: Mapping[str, Callable[[argparse.Namespace], int]]) -> Parser:
 
     p = verb(
         "import",
-        "a checkpoint of U-GAT-IT, Face2Webtoon or photo2cartoon to a style",
+        "a checkpoint of U-GAT-IT, Face2Webtoon, photo2cartoon or few_shot_face2cartoon to a style",
         "fewtoon import selfie2anime_params_latest.pt --out anime.safetensors",
     )
     p.add_argument("file", metavar="FILE")
     p.add_argument("--out", required=True, metavar="STYLE")
     p.add_argument("--size", type=int, help="picture size for weights that work at any (default 256)")
+    p.add_argument("--groups", help="names, separated by commas, of a checkpoint that has groups")
     _json(p)
 
     p = verb(

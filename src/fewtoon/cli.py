@@ -141,7 +141,10 @@ def translate(args: argparse.Namespace) -> int:
         print(f"fewtoon: {one['drawing']}: {one['advice']}", file=sys.stderr)
     for one in result["refused"]:
         print(f"fewtoon: not drawn: {one['file']}: {one['reason']}", file=sys.stderr)
-    _answer(args, result, f"{len(result['drawn'])} drawn into {args.out}, {len(result['refused'])} refused")
+    text = f"{len(result['drawn'])} drawn into {args.out}, {len(result['refused'])} refused"
+    if result["read_as"]:
+        text += "\nread as " + ", ".join(f"{name}: {count}" for name, count in result["read_as"].items())
+    _answer(args, result, text)
     return 2 if result["refused"] else 0
 
 
@@ -172,7 +175,8 @@ def evaluate(args: argparse.Namespace) -> int:
 def import_(args: argparse.Namespace) -> int:
     from fewtoon.io.foreign import import_style
 
-    found = import_style(args.file, args.out, args.size)
+    groups = [name.strip() for name in args.groups.split(",")] if args.groups is not None else None
+    found = import_style(args.file, args.out, args.size, groups)
     return _answer(args, {"style": args.out, "found": found}, f"{args.file}: {found} -> {args.out}")
 
 

@@ -28,6 +28,22 @@ def changeable(default: Any, **limits: Any) -> Any:
     return Field(default, json_schema_extra={"changeable": True}, **limits)
 
 
+def local_file() -> Any:
+    """A field that names a file which only the training needs; what is sent to others does not mention it."""
+    return Field(None, json_schema_extra={"local_file": True})
+
+
+def portable(section: Strict) -> dict[str, Any]:
+    """Plain values of a section, without the names of local files."""
+    fields = type(section).model_fields
+    hidden = {
+        name
+        for name, field in fields.items()
+        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("local_file")
+    }
+    return {name: None if name in hidden else value for name, value in section.model_dump().items()}
+
+
 class Train(Strict):
     """What the training loop does, whatever the method."""
 
@@ -55,6 +71,9 @@ class Train(Strict):
     flip: bool = True  # mirror half of the pictures
     enlarge: float = Field(286 / 256, ge=1, le=2)  # enlarge by this and crop back at random; 1: no crop
     groups: list[str] | None = None  # train on these groups only; None: all
+    # How often a group's turn comes, see fewtoon.engine.sampling; all but proportional need groups.
+    sampling: Literal["proportional", "round-robin", "one-per-group", "tempered"] = "proportional"
+    temper: float = Field(0.5, ge=0, le=1)  # of tempered: 0 all groups alike, 1 by their drawings
     features: str = "tiny"  # feature network of the held-out KID, see `fewtoon evaluate --help`
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -44,15 +45,17 @@ def translate(
 
     style: a Style, or the path of one or of a run. side_by_side: photo left, drawing right. paste: the whole
     photo, upright, with every person's head in it drawn (where there is no matte: the squares, their edges
-    faded), rather than a square for each face. framing, matte: others than
-    the style's own (`fewtoon.faces.framing`, `fewtoon.faces.matte`). find: finders to ask
+    faded), rather than a square for each face. group: one of the style's, or "auto", which is also what None
+    means where the style has groups: each face as it is read. framing, matte: others than the style's own
+    (`fewtoon.faces.framing`, `fewtoon.faces.matte`). find: finders to ask
     (`fewtoon.faces.finders`). only_largest: one face per photo. batch: faces handed to the network together;
     the drawings do not depend on it.
 
     A photo with one face becomes NAME.png, one with several NAME-1.png, NAME-2.png ... from left to right. No
     metadata of the photos (place, camera) goes into the drawings.
     Returns {"drawn": [names below out], "refused": [{"file", "reason"}], "faces": [{"file", "drawing", "box",
-    "roll"}], "advice": [{"file", "drawing", "advice"}], "notes": [...]}. A photo that cannot be read or shows
+    "roll"}], "advice": [{"file", "drawing", "advice"}], "notes": [...], "read_as": {group: faces that
+    were read as it}}. A photo that cannot be read or shows
     no face is reported and the rest go on. Raises Problem when there is nothing to read at all, for an unknown
     group, and when `out` cannot be written.
     """
@@ -87,6 +90,7 @@ def translate(
         "faces": work.faces,
         "advice": work.advice,
         "notes": notes,
+        "read_as": dict(sorted(work.groups.items())),
     }
 
 
@@ -181,6 +185,7 @@ class _Work:
     drawn: list[str] = field(default_factory=list)
     faces: list[dict[str, Any]] = field(default_factory=list)
     advice: list[dict[str, str]] = field(default_factory=list)
+    groups: Counter[str] = field(default_factory=Counter)  # what the faces were read as
     saving: list[Future] = field(default_factory=list)
 
     def read(self, target: str, file: images.Found) -> _Photo:
@@ -213,9 +218,10 @@ class _Work:
         pixels = [cutout.pixels for photo in photos for cutout in photo.cutouts]
         if not pixels:
             return
-        drawings = iter(
-            styles.to_pixels(self.style.translate(styles.to_tensor(np.stack(pixels)), self.group))
-        )
+        tensor = styles.to_tensor(np.stack(pixels))
+        read = self.style.guess(tensor) if self.style.groups and self.group in (None, styles.AUTO) else None
+        self.groups.update(read or ())
+        drawings = iter(styles.to_pixels(self.style.translate(tensor, read or self.group)))
         for photo in photos:
             own = [whitened(cutout, next(drawings)) for cutout in photo.cutouts]
             self._keep(photo, own, pool)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FORMAT = "fewtoon-style"
 VERSION = 1
+AUTO = "auto"  # the group that each photo is read as
 GPU_CHUNK = 8  # pictures per forward pass on a GPU; on a CPU one at a time is as fast
 
 
@@ -52,18 +53,57 @@ class Style:
             network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             network.eval().requires_grad_(False)
 
-    def translate(self, photos: Tensor, group: str | None = None) -> Tensor:
+    def translate(self, photos: Tensor, group: str | Sequence[str] | None = None) -> Tensor:
         """Photos to drawings: (B, 3, S, S) float in [-1, 1] -> the same, on the CPU or where `photos` is.
 
-        The network always sees the same shape, so a photo's drawing does not depend on its neighbours or on
-        the size of the batch. Raises Problem for a wrong type or shape and for an unknown group.
+        group: one of `groups`, for all photos, or one for each; "auto", or None: each photo is drawn as the group
+        that it is read as (see `guess`). The network always sees the same shape, so a photo's drawing does not
+        depend on its neighbours or on the size of the batch. Raises Problem for a wrong type or shape and for an
+        unknown group.
         """
+        self._check(photos)
+        if not isinstance(group, (str, type(None))):
+            names = list(group)
+            if len(names) != len(photos):
+                raise Problem(
+                    f"{len(names)} groups for {len(photos)} photos; name one for each, or one for all"
+                )
+            for name in set(names):
+                self.check_group(name)
+        else:
+            self.check_group(group)
+            if group in self.groups or not self.groups:
+                return self._translate(photos, group)
+            names = self.guess(photos)
+        drawings = torch.empty(photos.shape, dtype=torch.float32, device=photos.device)
+        for name in sorted(set(names)):
+            rows = [row for row, own in enumerate(names) if own == name]
+            drawings[rows] = self._translate(photos[rows], name).to(drawings)
+        return drawings
+
+    def guess(self, photos: Tensor) -> list[str]:
+        """Which of `groups` each photo (B, 3, S, S) seems to be of, by the reader that the style carries.
+
+        A style without a reader takes everybody for its rich group. Raises Problem for a style that has no
+        groups, and for a wrong type or shape.
+        """
+        self._check(photos)
+        if not self.groups:
+            raise Problem("this style draws every group alike, so there is nothing to guess")
+        numbers: list[int] = []
+        with torch.inference_mode():
+            for part in photos.split(1):
+                numbers += self.method.read(part.to(self.device, torch.float32)).tolist()
+        return [self.groups[number] for number in numbers]
+
+    def _check(self, photos: Tensor) -> None:
         takes = f"this style takes a float tensor (B, 3, {self.size}, {self.size}) in [-1, 1]"
         if not isinstance(photos, Tensor) or not photos.is_floating_point():
             raise Problem(f"photos of type {getattr(photos, 'dtype', type(photos).__name__)}; {takes}")
         if photos.ndim != 4 or photos.shape[1:] != (3, self.size, self.size):
             raise Problem(f"photos of shape {tuple(photos.shape)}; {takes}")
-        self.check_group(group)
+
+    def _translate(self, photos: Tensor, group: str | None) -> Tensor:
         chunk = 1 if self.device.type == "cpu" else GPU_CHUNK
         drawings = torch.empty(photos.shape, dtype=torch.float32, device=photos.device)
         autocast = (
@@ -82,10 +122,17 @@ class Style:
 
     def check_group(self, group: str | None) -> None:
         """Raises Problem for a group that this style does not draw in a way of its own."""
-        if group is not None and not self.groups:
+        if group is None or group in self.groups:
+            return
+        if not self.groups:
             raise Problem(f"this style draws every group alike; leave group {group!r} out")
-        if group is not None and group not in self.groups:
-            raise Problem(f"this style has no group {group!r}; {nearest(group, self.groups)}")
+        if group != AUTO:
+            raise Problem(f"this style has no group {group!r}; {nearest(group, [*self.groups, AUTO])}")
+        if not self.method.reads_groups():
+            names = ", ".join(self.groups)
+            raise Problem(
+                f"this style cannot read a photo's group, so {group!r} is not for it; name one of: {names}"
+            )
 
     def cutter(
         self, framing: str | None = None, find: Sequence[str] | str = (), matte: str | None = None
@@ -121,9 +168,9 @@ class Style:
     ) -> Image.Image:
         """The face in a photo, a PIL image or an (H, W, 3) uint8 array, to a drawing of `size` x `size` pixels.
 
-        The largest face is framed as in training, or as `framing` says; for "as-is" the photo is a face already
-        and cropped to its middle where it is not square. Raises Problem for anything else, and when there is no
-        face.
+        group: as in `translate`. The largest face is framed as in training, or as `framing` says; for "as-is"
+        the photo is a face already and cropped to its middle where it is not square. Raises Problem for anything
+        else, and when there is no face.
         """
         from fewtoon.faces import coach
         from fewtoon.faces.cutter import whitened
@@ -185,7 +232,7 @@ def write(path: str | Path, method: Method, facts: dict[str, Any]) -> None:
         "version": VERSION,
         "fewtoon": fewtoon.__version__,
         "method": method.name,
-        "model": method.config.model_dump(),
+        "model": config.portable(method.config),
         "size": method.size,
         "groups": method.groups,
         "networks": sorted(networks),

@@ -7,6 +7,7 @@ stay memory-mapped and each batch is copied), and what is left to do, a look-up 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,44 +17,65 @@ from torch import Tensor
 from fewtoon.config import Train
 from fewtoon.data.pack import Pack
 from fewtoon.engine import seed
+from fewtoon.engine.sampling import Plan, Shuffled, check_groups, training_counts
 from fewtoon.errors import Problem, nearest
 from fewtoon.methods.base import Batch
 
+MOST_OF_A_GROUP = 2000  # pictures for what a method learns before its first step
 SHARE_OF_MEMORY = 0.25  # of what is free on the device, for the pictures of one side
 
 
-def order(count: int, run_seed: int, side: str, epoch: int) -> Tensor:
-    """(count,) int64: in which order the `count` pictures of a side are seen in an epoch.
-
-    The one place to replace for another way of sampling.
-    """
-    return torch.randperm(count, generator=seed.generator(run_seed, 0, epoch, f"order/{side}"))
-
-
 class Feed:
-    """Batches of both sides as a function of the step alone.
+    """Batches of both sides as a function of the step alone; who is in them, see `fewtoon.engine.sampling`.
 
     groups: the method's group names; `Batch.photo_groups` holds indices into them, -1 for none.
-    Only pictures of the split "train" and of `settings.groups` are used. Raises Problem when there are none.
+    Only pictures of the split "train" and of `settings.groups` are used. Raises Problem when there are none,
+    and when they do not suit `settings.sampling`.
     """
 
     def __init__(
         self, photos: Pack, drawings: Pack, groups: list[str], settings: Train, device: torch.device
     ) -> None:
-        self.settings = settings
-        self.photos = Side(photos, groups, settings.groups, device)
-        self.drawings = Side(drawings, groups, settings.groups, device)
+        self.settings, self.groups = settings, groups
+        self.plan: Plan | None = None  # None: each side on its own
+        if settings.sampling != "proportional":
+            check_groups(photos, drawings, groups, settings)
+            self.plan = Plan(settings, training_counts(drawings, groups))
+        self.photos = Side(photos, groups, settings, device)
+        self.drawings = Side(drawings, groups, settings, device)
+
+    def everything(self, side: str) -> tuple[Tensor, Tensor]:
+        """The training pictures of a side, (N, S, S, 3) uint8, and their groups (N,); of each group at most
+        MOST_OF_A_GROUP, so that they fit into memory."""
+        of = self.photos if side == "photos" else self.drawings
+        rows = [torch.nonzero(of.groups == group)[:, 0][:MOST_OF_A_GROUP] for group in of.groups.unique()]
+        picked = torch.cat(rows).sort().values
+        return of.pictures(picked), of.groups[picked]
 
     def batch(self, step: int, attempt: int) -> Batch:
         """The `settings.batch` photos and drawings of a step."""
-        photos, photo_groups = self._draw(self.photos, step, attempt)
-        drawings, drawing_groups = self._draw(self.drawings, step, attempt)
+        first = step * self.settings.batch
+        last = first + self.settings.batch
+        entries = self.plan.entries(first, last) if self.plan else [(None, e) for e in range(first, last)]
+        photos, photo_groups = self._draw(self.photos, entries, step, attempt)
+        drawings, drawing_groups = self._draw(self.drawings, entries, step, attempt)
         return Batch(photos, drawings, photo_groups, drawing_groups, step)
 
-    def _draw(self, side: Side, step: int, attempt: int) -> tuple[Tensor, Tensor]:
+    def visits(self, step: int) -> dict[str, dict[str, int]]:
+        """Side -> group -> pictures of it in the batches before `step`; those of no group are not counted."""
+        entry = step * self.settings.batch
+        if self.plan:
+            counts = [self.plan.visits(entry)] * 2
+        else:
+            counts = [side.visits(entry) for side in (self.photos, self.drawings)]
+        named = [dict(zip(self.groups, each.tolist())) for each in counts]
+        return {"photos": named[0], "drawings": named[1]}
+
+    def _draw(
+        self, side: Side, entries: Sequence[tuple[int | None, int]], step: int, attempt: int
+    ) -> tuple[Tensor, Tensor]:
         settings = self.settings
-        first = step * settings.batch
-        picked = side.entries(first, first + settings.batch, settings.seed)
+        picked = side.positions(entries)
         random = seed.generator(settings.seed, attempt, step, f"warp/{side.name}")
         pictures = warp(side.pictures(picked), random, settings.flip, settings.enlarge)
         return pictures, side.groups[picked].to(pictures.device)
@@ -62,28 +84,39 @@ class Feed:
 class Side:
     """The training pictures of one pack."""
 
-    def __init__(self, pack: Pack, groups: list[str], chosen: list[str] | None, device: torch.device) -> None:
+    def __init__(self, pack: Pack, groups: list[str], settings: Train, device: torch.device) -> None:
         self.name, self.device = str(pack.side), device
-        rows = training_rows(pack, chosen)
+        rows = training_rows(pack, settings.groups)
         places = {name: place for place, name in enumerate(groups)}
+        if settings.sampling != "proportional":
+            rows = np.array([row for row in rows if pack.rows[row].group in places])
         self.groups = torch.tensor([places.get(pack.rows[row].group or "", -1) for row in rows])
+        self._group_count = len(groups)
+        everything = torch.arange(len(rows))
+        self._orders: dict[int | None, Shuffled] = {None: Shuffled(everything, settings.seed, self.name)}
+        for place, name in enumerate(groups):
+            own = everything[self.groups == place]
+            self._orders[place] = Shuffled(own, settings.seed, f"{self.name}/{name}")
         self._rows = rows
         self._images = pack.images
-        self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
         size = len(rows) * int(np.prod(pack.images.shape[1:]))
         self.resident: Tensor | None = None
         if size <= SHARE_OF_MEMORY * free_memory(device):
             self.resident = torch.from_numpy(np.asarray(pack.images[rows])).to(device)
 
-    def entries(self, first: int, last: int, run_seed: int) -> Tensor:
-        """(last - first,) positions among the training pictures: entries [first, last) of all epochs."""
-        found = []
-        for entry in range(first, last):
-            epoch, place = divmod(entry, len(self._rows))
-            if epoch != self._epoch:
-                self._epoch, self._order = epoch, order(len(self._rows), run_seed, self.name, epoch)
-            found.append(int(self._order[place]))
-        return torch.tensor(found)
+    def positions(self, entries: Sequence[tuple[int | None, int]]) -> Tensor:
+        """(len(entries),) positions among the training pictures. An entry: the group (None: all pictures) and
+        how many of its pictures were seen before."""
+        return torch.tensor([self._orders[group].at(visit) for group, visit in entries])
+
+    def visits(self, entry: int) -> np.ndarray:
+        """(G,) int64: pictures of each group among the entries before this one, of all pictures together."""
+        epoch, place = divmod(entry, len(self._rows))
+        rest = self.groups[self._orders[None].epoch(epoch)[:place]]
+        each, more = (
+            np.bincount(of.numpy() + 1, minlength=self._group_count + 1) for of in (self.groups, rest)
+        )
+        return (epoch * each + more)[1:]  # without those of no group, -1
 
     def pictures(self, picked: Tensor) -> Tensor:
         """(B, S, S, 3) uint8 on the device."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fewtoon import style
+from fewtoon.config import portable
 from fewtoon.engine import guard, heldout, preview, seed
 from fewtoon.engine.checkpoint import States
 from fewtoon.engine.feed import Feed
@@ -67,8 +68,10 @@ def loop(
 
         if step % settings.log_every == 0 or last:
             means = {name: total / count for name, (total, count) in counters.sums.items()}
-            log.write({"step": step, "rate": rate, **means, "skipped": counters.skipped})
-            trackers.scalars(step, {"rate": rate, **means, "skipped": counters.skipped, "speed": watch.speed})
+            means |= {**trainee.method.numbers(), "skipped": counters.skipped}
+            seen = {"visits": feed.visits(step)} if feed.groups else {}
+            log.write({"step": step, "rate": rate, **means, **seen})
+            trackers.scalars(step, {"rate": rate, **means, "speed": watch.speed})
             counters.sums = {}
 
         if step % settings.preview_every == 0 or last:
@@ -250,5 +253,6 @@ def write_style(path: Path, trainee: Trainee, held_out: HeldOut, facts: dict[str
         **held_out.protocol,
     }
     step = trainee.counters.step
-    everything = {**facts, "step": step, "config": trainee.config.dump(), "metrics": metrics}
+    config = {**trainee.config.dump(), "model": portable(trainee.config.model)}
+    everything = {**facts, "step": step, "config": config, "metrics": metrics}
     style.write(path, trainee.artist.method, everything)

@@ -12,7 +12,7 @@ import torch
 
 from fewtoon import config as configs
 from fewtoon import device as devices
-from fewtoon import style
+from fewtoon import methods, style
 from fewtoon.config import Config
 from fewtoon.data.pack import Pack
 from fewtoon.engine import guard, seed
@@ -21,6 +21,7 @@ from fewtoon.engine.feed import Feed, group_names
 from fewtoon.engine.heldout import HeldOut
 from fewtoon.engine.loop import loop, save_state
 from fewtoon.engine.progress import Watch, duration
+from fewtoon.engine.sampling import check_groups, left_out, richest
 from fewtoon.engine.track import Trackers
 from fewtoon.engine.trainee import Trainee
 from fewtoon.errors import Problem
@@ -53,6 +54,11 @@ def train(
     began = time.monotonic()
     config = _config(preset, sets)
     photos, drawings = _packs(photos, drawings, config.train.framing)
+    groups = group_names(photos, drawings, config.train.groups)
+    kind = methods.find(config.method)
+    if kind.needs_groups:
+        check_groups(photos, drawings, groups, config.train)
+    config = _with_base(config, drawings, groups)
     where = _device(device)
     run = Run(out)
     settings = config.dump()
@@ -66,11 +72,12 @@ def train(
 
         # All that bad input can break comes before the run is recorded: the corrected command then finds
         # the folder as it was.
-        groups = group_names(photos, drawings, config.train.groups)
         feed = Feed(photos, drawings, groups, config.train, where)
         trainee = Trainee(config, photos.size, groups, where)
         saved, first_weights = states.newest(watch.say), None
         if saved is None:
+            trainee.method.learn_first(feed.everything, config.train.seed)
+            trainee.average.start()
             first_weights = _first_weights(trainee, run, init)
         else:
             trainee.load(*saved)
@@ -88,7 +95,8 @@ def train(
         run.record(settings, None if run.started else {"packs": packs, "init": first_weights})
         log = Log(run.log_file, counters.log_bytes)
         at_the_end.callback(log.close)
-        for line in (*_unlike(photos, drawings), *trainee.what_moves()):
+        warnings = (*_unlike(photos, drawings), *left_out(photos, drawings, config.train))
+        for line in (*warnings, *trainee.what_moves()):
             watch.say(line)
         if saved is None:
             save_state(trainee, states, log)  # what a rollback before the first saved state goes back to
@@ -112,6 +120,14 @@ def _config(preset: str | Path | Config, sets: Sequence[str]) -> Config:
     if sets:
         raise Problem(f"sets {list(sets)!r} go with the name of a preset; change the Config itself instead")
     return preset
+
+
+def _with_base(config: Config, drawings: Pack, groups: Sequence[str]) -> Config:
+    """Where the method wants a rich group and none is named: the one with most training drawings."""
+    if groups and getattr(config.model, "base", "") is None:
+        model = config.model.model_copy(update={"base": richest(drawings, groups)})
+        return config.model_copy(update={"model": model})
+    return config
 
 
 def _packs(photos: Pack | str | Path, drawings: Pack | str | Path, framing: str | None) -> tuple[Pack, Pack]:

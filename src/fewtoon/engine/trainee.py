@@ -170,7 +170,7 @@ class Trainee:
             for name, network in method.networks().items():
                 own = _below(f"{prefix}{name}.", tensors)
                 if own:
-                    weights.fill(network, own, f"init {str(init)!r}, network {name!r}")
+                    weights.fill(network, method.adopt(name, own), f"init {str(init)!r}, network {name!r}")
                     loaded.add(name)
         if not loaded:
             names = ", ".join(self.method.networks())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,6 +95,7 @@ DISCRIMINATOR: list[Rule] = [
             (r"(gap)_fc", "cam_average"),
             (r"(gmp)_fc", "cam_maximum"),
             (r"(group)_classfier", "group"),
+            (r"(conv)_cls", "group"),
             (r"(conv)", "last"),
         )
         for rule in (
@@ -106,35 +107,44 @@ DISCRIMINATOR: list[Rule] = [
     ),
 ]
 
+# What every group of few_shot_face2cartoon has for itself, the first under the plain name, and the linear layers
+# with a row for each group.
+BRANCHED = ("ConvBlock1", "HourGlass1", "HourGlass4", "ConvBlock2")
+_BRANCH = re.compile(rf"({'|'.join(BRANCHED)})_([1-9]\d{{0,3}})\.(.+)")
+_ROWS = re.compile(r"(gap_fc|gmp_fc)_new\.(weight|bias)")
+
 GENERATOR_RULES: dict[str, list[Rule]] = {"resnet": UGATIT_GENERATOR, "hourglass": PHOTO2CARTOON_GENERATOR}
 
 
 class Found(NamedTuple):
     """What a foreign checkpoint holds, in fewtoon's terms."""
 
-    system: str  # 'U-GAT-IT', 'Face2Webtoon' or 'photo2cartoon'
-    model: dict[str, Any]  # settings of the ugatit method
+    system: str  # 'U-GAT-IT', 'Face2Webtoon', 'photo2cartoon' or 'few_shot_face2cartoon'
+    model: dict[str, Any]  # settings of the ugatit method, or of groups where there are groups
     size: int | None  # None: the weights work at any size
     networks: dict[str, dict[str, Tensor]]  # our network name -> our key -> tensor
+    groups: int = 0  # that the generators have branches for; 0: they know no groups
 
     def describe(self) -> str:
         kind = "light" if self.model["pool"] else f"full, {self.size} px"
+        branches = f", {self.groups} groups" if self.groups else ""
         names = ", ".join(sorted(self.networks))
         count = sum(t.numel() for tensors in self.networks.values() for t in tensors.values())
         return (
-            f"{self.system}, {kind}, {self.model['channels']} channels, {self.model['blocks']} residual blocks, "
-            f"{count / 1e6:.2f} M numbers in {names}"
+            f"{self.system}, {kind}{branches}, {self.model['channels']} channels, "
+            f"{self.model['blocks']} residual blocks, {count / 1e6:.2f} M numbers in {names}"
         )
 
 
 def read(path: str | Path) -> Found:
-    """Detect and read a U-GAT-IT, Face2Webtoon or photo2cartoon checkpoint. Raises Problem for anything else."""
+    """Detect and read a U-GAT-IT, Face2Webtoon, photo2cartoon or few_shot_face2cartoon checkpoint. Raises
+    Problem for anything else."""
     tree = weights.read_torch(path)
     if not isinstance(tree, dict) or "genA2B" not in tree:
         keys = ", ".join(map(repr, list(tree)[:5])) if isinstance(tree, dict) else type(tree).__name__
         raise Problem(
             f"{str(path)!r} is no checkpoint that fewtoon knows (it holds {keys}); known: U-GAT-IT, Face2Webtoon, "
-            "photo2cartoon files with 'genA2B'"
+            "photo2cartoon and few_shot_face2cartoon files with 'genA2B'"
         )
     states: dict[str, Mapping[str, Tensor]] = {}
     for name, state in tree.items():
@@ -146,21 +156,28 @@ def read(path: str | Path) -> Found:
 
     model, size = _variant(states["genA2B"], str(path))
     rules = GENERATOR_RULES[model["generator"]]
-    grouped = "disGB" in states and any(k.startswith("group_classfier.") for k in states["disGB"])
-    system = {"hourglass": "photo2cartoon"}.get(model["generator"], "Face2Webtoon" if grouped else "U-GAT-IT")
-    networks = {
-        NETWORKS[name]: renamed(
-            state, rules if name.startswith("gen") else DISCRIMINATOR, f"{str(path)!r}: {name}"
-        )
-        for name, state in states.items()
-    }
-    return Found(system, model, size, networks)
+    groups = _group_count(states["genA2B"], str(path))
+    if groups:
+        model |= {"generator_groups": "branches", "gradients": "all", "reader_weight": 0.0}
+    networks: dict[str, dict[str, Tensor]] = {}
+    for name, state in states.items():
+        what = f"{str(path)!r}: {name}"
+        if name.startswith("dis"):
+            networks[NETWORKS[name]] = renamed(state, DISCRIMINATOR, what)
+        elif groups:
+            networks[NETWORKS[name]] = _with_branches(state, rules, groups, what)
+        else:
+            networks[NETWORKS[name]] = renamed(state, rules, what)
+    return Found(_system(model, groups, states), model, size, networks, groups)
 
 
-def import_style(path: str | Path, out: str | Path, size: int | None = None) -> str:
+def import_style(
+    path: str | Path, out: str | Path, size: int | None = None, groups: Sequence[str] | None = None
+) -> str:
     """Write the generators of a foreign checkpoint as a Style; returns one line that says what was found.
 
-    size: side of the pictures for weights that work at any size (default 256). Raises Problem.
+    size: side of the pictures for weights that work at any size (default 256). groups: names for the groups of
+    a checkpoint with a branch for each, in its order (default "0", "1" ...). Raises Problem.
     """
     from fewtoon import config, methods, style
 
@@ -169,9 +186,12 @@ def import_style(path: str | Path, out: str | Path, size: int | None = None) -> 
         raise Problem(f"--out {str(out)!r} is the checkpoint itself; name another file for the style")
     if size is not None and found.size is not None and size != found.size:
         raise Problem(f"--size {size}: these full weights work at {found.size} px only; leave --size away")
-    kind = methods.find("ugatit")
-    settings = config.section(kind.Config, found.model, "model")
-    method = kind(settings, found.size or (256 if size is None else size), training=False)
+    names = _group_names(found.groups, groups, str(path))
+    kind = methods.find("groups" if names else "ugatit")
+    model = {**found.model, "base": names[0]} if names else found.model
+    settings = config.section(kind.Config, model, "model")
+    with torch.device("meta"):  # no memory, and no first weights, before the tensors are known to fit
+        method = kind(settings, found.size or (256 if size is None else size), names, training=False)
     own = method.networks()
     for name in list(own):
         if name not in found.networks:
@@ -209,6 +229,47 @@ def renamed(state: Mapping[str, Tensor], rules: list[Rule], what: str) -> dict[s
     return out
 
 
+def _with_branches(
+    state: Mapping[str, Tensor], rules: list[Rule], groups: int, what: str
+) -> dict[str, Tensor]:
+    """A generator with branches under the names of `fewtoon.nets.branches.Branches`, the first group as the
+    rich one. Raises Problem where a branch or a row is missing or too many."""
+    expected = {(name, number) for name in BRANCHED for number in range(1, groups)}
+    found = {(match[1], int(match[2])) for key in state if (match := _BRANCH.fullmatch(key))}
+    for name, number in sorted(expected ^ found):
+        has = "no" if (name, number) in expected else "an extra"
+        raise Problem(
+            f"{what} has {has} branch '{name}_{number}', but is made for {groups} groups; copy the file again"
+        )
+    grown: dict[str, Tensor] = {}
+    for number, own in enumerate(_by_group(state, groups, what)):
+        for key, tensor in renamed(own, rules, what).items():
+            # The copies of the other groups lie in a ModuleDict, whose keys cannot have dots.
+            ours = f"others.{number}.{key.replace('cam.', 'cam-', 1)}" if number else f"generator.{key}"
+            grown[ours] = tensor
+    return grown
+
+
+def _by_group(state: Mapping[str, Tensor], groups: int, what: str) -> list[dict[str, Tensor]]:
+    """Each group's own tensors, as a generator without branches names them; the trunk goes with the first."""
+    parts: list[dict[str, Tensor]] = [{} for _ in range(groups)]
+    for key, tensor in state.items():
+        if match := _ROWS.fullmatch(key):
+            if tensor.ndim == 0 or len(tensor) != groups:
+                raise Problem(
+                    f"{what}: {key!r} has shape {tuple(tensor.shape)}, expected {groups} rows, one for each group"
+                )
+            for part, row in zip(parts, tensor.split(1)):
+                part[f"{match[1]}.{match[2]}"] = row
+        elif match := _BRANCH.fullmatch(key):
+            parts[int(match[2])][f"{match[1]}.{match[3]}"] = tensor
+        elif key.startswith(("gap_fc.", "gmp_fc.")):
+            raise Problem(f"{what} has {key!r} beside the rows of groups, which no known version has")
+        else:
+            parts[0][key] = tensor
+    return parts
+
+
 def _whole(value: Any) -> bool:
     """Whether this is a plain tensor whose numbers are all in the file: a few bytes must not claim gigabytes."""
     return (
@@ -230,7 +291,7 @@ def _reshaped(name: str, tensor: Tensor, state: Mapping[str, Tensor], key: str) 
     last = name.rsplit(".", 1)[-1]
     if last in ("rho", "gamma", "beta", "w_gamma", "w_beta"):
         return tensor.flatten()  # theirs: (1, C, 1, 1) or (1, C)
-    if name.endswith("mix.weight"):
+    if name.endswith(("mix.weight", "group.weight")):
         return tensor.flatten(1) if tensor.ndim > 1 else tensor  # theirs: a 1x1 convolution
     if last == "v":  # theirs runs over (input, row, column), ours over (row, column, input)
         weight = state.get(re.sub(r"weight_v$", "weight_orig", re.sub(r"0\._v$", "original", key)))
@@ -242,13 +303,6 @@ def _reshaped(name: str, tensor: Tensor, state: Mapping[str, Tensor], key: str) 
 
 def _variant(generator: Mapping[str, Tensor], path: str) -> tuple[dict[str, Any], int | None]:
     """Settings and, for full weights, the picture size, from the shapes of a generator."""
-    if (
-        any(k.endswith("_1.weight") and k.startswith("ConvBlock1") for k in generator)
-        or "gap_fc_new.weight" in generator
-    ):
-        raise Problem(
-            f"{path!r} is a few-shot group checkpoint with branches; only its basic model can be imported yet"
-        )
     hourglass = "ConvBlock1.1.weight" in generator
     stem = generator.get("ConvBlock1.1.weight" if hourglass else "DownBlock.1.weight")
     first = generator.get("FC.0.weight")
@@ -267,3 +321,52 @@ def _variant(generator: Mapping[str, Tensor], path: str) -> tuple[dict[str, Any]
         "published_attention": True,
     }
     return model, size
+
+
+def _group_count(generator: Mapping[str, Tensor], path: str) -> int:
+    """How many groups a generator with branches has; 0: it has none."""
+    rows = generator.get("gap_fc_new.weight")
+    if rows is None:
+        branch = next((key for key in generator if _BRANCH.fullmatch(key)), None)
+        if branch is None:
+            return 0
+        raise Problem(
+            f"{path!r}: genA2B has the branch {branch!r} but no 'gap_fc_new.weight', as few-shot group "
+            "checkpoints have; copy the file again"
+        )
+    if rows.ndim != 2 or len(rows) < 2:
+        raise Problem(
+            f"{path!r}: 'gap_fc_new.weight' of a few-shot group checkpoint has shape {tuple(rows.shape)}, expected "
+            "at least 2 rows, one for each group"
+        )
+    return len(rows)
+
+
+def _system(model: Mapping[str, Any], groups: int, states: Mapping[str, Mapping[str, Tensor]]) -> str:
+    if groups:
+        return "few_shot_face2cartoon"
+    if model["generator"] == "hourglass":
+        return "photo2cartoon"
+    told = any(key.startswith("group_classfier.") for key in states.get("disGB", {}))
+    return "Face2Webtoon" if told else "U-GAT-IT"
+
+
+def _group_names(count: int, given: Sequence[str] | None, path: str) -> list[str]:
+    """One name for each of `count` groups. Raises Problem for names that do not fit."""
+    from fewtoon.data.labels import RESERVED
+    from fewtoon.style import AUTO
+
+    if given is None:
+        return [str(number) for number in range(count)]
+    told = f"--groups {','.join(given)!r}"
+    if not count:
+        raise Problem(f"{told}: {path!r} has no branches for groups; leave --groups away")
+    if len(given) != count:
+        raise Problem(f"{told}: {path!r} needs {count} names, one for each of its groups, not {len(given)}")
+    if len(set(given)) < count or not all(name.strip() for name in given):
+        raise Problem(f"{told}: every group needs a name of its own")
+    for name in {*RESERVED, AUTO} & set(given):
+        raise Problem(
+            f"{told}: no group can be called {name!r}, which means something else; choose another name"
+        )
+    return list(given)

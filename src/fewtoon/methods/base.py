@@ -56,7 +56,8 @@ class Method:
 
     name: ClassVar[str]
     paper: ClassVar[str]  # authors, title, where
-    grouped: ClassVar[bool] = False  # whether translate draws each group in a way of its own
+    needs_groups: ClassVar[bool] = False  # whether it can only be trained on packs with groups
+    grouped: bool = False  # whether translate draws each group in a way of its own
     optional: ClassVar[tuple[str, ...]] = ()  # networks that a Style may lack: translate does not need them
 
     class Config(Strict):
@@ -81,9 +82,32 @@ class Method:
     def after_step(self, phase: str) -> None:
         """Called after the optimiser of `phase` has stepped: projections such as clipping."""
 
+    def numbers(self) -> dict[str, float]:
+        """What else is worth a place in the log, beside the losses: 'NAME' -> its value now."""
+        return {}
+
     def translate(self, photos: Tensor, group: str | None = None) -> Tensor:
         """(B, 3, S, S) in [-1, 1] -> the same. Deterministic; each picture independent of the others."""
         raise NotImplementedError
+
+    def reads_groups(self) -> bool:
+        """Whether `read` can tell groups apart."""
+        return False
+
+    def read(self, photos: Tensor) -> Tensor:
+        """(B,) int64: which group each photo (B, 3, S, S) is drawn as when none is named."""
+        return torch.zeros(len(photos), dtype=torch.int64, device=photos.device)
+
+    def learn_first(self, pictures: Callable[[str], tuple[Tensor, Tensor]], seed: int) -> None:
+        """Called once, before the first step of a new run: what is learned apart from the phases, and then stays.
+
+        pictures("photos") and pictures("drawings") give the training pictures (N, S, S, 3) uint8 and their groups
+        (N,) int64. seed: decides every random draw.
+        """
+
+    def adopt(self, name: str, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The first weights of the network `name`, made of those that `--init` has under this name."""
+        return tensors
 
     def preview(self, photos: Tensor) -> dict[str, Tensor]:
         """Columns of the preview grid, in order: title -> (B, 3, S, S) in [-1, 1]; among them "drawing"."""

@@ -7,21 +7,25 @@ for Image-to-Image Translation, ICLR 2020, arXiv:1907.10830.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from fewtoon.config import Strict
+from fewtoon import augment
+from fewtoon.config import Strict, local_file
 from fewtoon.losses.adversarial import classification, least_squares
+from fewtoon.losses.face import FaceId
 from fewtoon.methods.base import Batch, Method, Phase, Shared
 from fewtoon.nets.hourglass import HourglassGenerator
 from fewtoon.nets.norm import clip_mixing
-from fewtoon.nets.ugatit import Discriminator, Drawn, Generator, discriminator_layers, heatmap
+from fewtoon.nets.ugatit import Discriminator, Drawn, Generator, Judged, discriminator_layers, heatmap
 
 GENERATORS = ("photo_to_drawing", "drawing_to_photo")
+SIDES = ("photos", "drawings")
+OTHER = {"photos": "drawings", "drawings": "photos"}
 DISCRIMINATORS = ("photos_global", "photos_local", "drawings_global", "drawings_local")
 
 
@@ -34,7 +38,7 @@ class UGATIT(Method):
 
     name = "ugatit"
     paper = "Kim et al., U-GAT-IT, ICLR 2020, arXiv:1907.10830"
-    optional = ("drawing_to_photo",)
+    optional: ClassVar[tuple[str, ...]] = ("drawing_to_photo",)
 
     class Config(Strict):
         """Settings of U-GAT-IT. The defaults are the published light model."""
@@ -56,29 +60,63 @@ class UGATIT(Method):
         learning_rate: float = Field(1e-4, gt=0)  # of both Adam optimisers
         weight_decay: float = Field(1e-4, ge=0)  # L2 on kernels; biases and mixing factors are left alone
         published_attention: bool = False  # repeat the published code's attention by unnormalised weights
+        # What the discriminators see, real and fake alike; ada: as much as keeps them from learning by heart.
+        augment: Literal["none", "ada", "diffaugment"] = "none"
+        augment_operations: list[str] | None = None  # null: those that the paper recommends
+        augment_fill: Literal["reflect", "white"] = "reflect"  # ada: what comes in at the edges
+        ada_target: float = Field(0.6, ge=-1, le=1)  # sign(D - 0.5) of real pictures that p steers towards
+        ada_pictures: int = Field(500_000, ge=1)  # pictures in which p can go from 0 to 1
+        ada_limit: float = Field(0.8, ge=0, le=1)  # p is never larger
+        ada_start: float = Field(0.0, ge=0, le=1)  # p at the first step
+        face_id: str | None = local_file()  # of a MobileFaceNet: the drawing shall be of the same person
+        face_id_weight: float = Field(1.0, ge=0)
 
     config: Config
 
     def __init__(self, config, size, groups=(), training=True):
         super().__init__(config, size, groups, training)
         c = config
-        self._networks: dict[str, nn.Module] = {}
-        for name in GENERATORS:
-            if c.generator == "hourglass":
-                self._networks[name] = HourglassGenerator(size, c.channels, c.blocks, c.pool)
-            else:
-                self._networks[name] = Generator(size, c.channels, c.blocks, c.pool, c.norm, c.cam_generator)
+        self._networks: dict[str, nn.Module] = {name: self.make_generator() for name in GENERATORS}
         if training:
             layers = discriminator_layers(size)
             for name in DISCRIMINATORS:
-                self._networks[name] = Discriminator(
-                    c.discriminator_channels or c.channels,
-                    layers[0] if name.endswith("global") else layers[1],
-                    c.cam_discriminator,
-                    c.published_attention,
-                )
+                deep = layers[0] if name.endswith("global") else layers[1]
+                self._networks[name] = self.make_discriminator(name, deep)
+            self.hooks = {side: self._augmentation() for side in SIDES}
+            if c.augment != "none":  # in the state, which then knows how much is augmented
+                self._networks |= {f"{side}_augment": hook for side, hook in self.hooks.items()}
+            if c.face_id is not None:
+                self._networks["face_id"] = FaceId(c.face_id)
         for network in self._networks.values():
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def make_generator(self) -> nn.Module:
+        """A generator of either direction."""
+        c = self.config
+        if c.generator == "hourglass":
+            return HourglassGenerator(self.size, c.channels, c.blocks, c.pool)
+        return Generator(self.size, c.channels, c.blocks, c.pool, c.norm, c.cam_generator)
+
+    def make_discriminator(self, name: str, layers: int) -> Discriminator:
+        """The discriminator `name`, one of DISCRIMINATORS."""
+        c = self.config
+        width = c.discriminator_channels or c.channels
+        return Discriminator(width, layers, c.cam_discriminator, c.published_attention)
+
+    def _augmentation(self) -> augment.Hook:
+        c = self.config
+        settings: dict[str, Any] = {}
+        if c.augment_operations is not None:
+            settings["operations"] = c.augment_operations
+        if c.augment == "ada":
+            settings |= {
+                "fill": c.augment_fill,
+                "target": c.ada_target,
+                "pictures": c.ada_pictures,
+                "limit": c.ada_limit,
+                "start": c.ada_start,
+            }
+        return augment.make(c.augment, **settings)
 
     def networks(self):
         return self._networks
@@ -98,11 +136,12 @@ class UGATIT(Method):
         d = {f"{name}/adversarial": c.adversarial_weight for name in DISCRIMINATORS}
         d |= {f"{name}/cam": c.adversarial_weight for name in DISCRIMINATORS}
         g = dict(d)
-        for side in ("photos", "drawings"):
+        for side in SIDES:
             g |= {
                 f"{side}/cycle": c.cycle_weight,
                 f"{side}/identity": c.identity_weight,
                 f"{side}/cam": c.cam_weight,
+                f"{side}/face": c.face_id_weight,
             }
         return [
             Phase("D", "D", self.discriminator_losses, d),
@@ -116,58 +155,88 @@ class UGATIT(Method):
         with torch.set_grad_enabled(shared.kept):
             fakes = self._fakes(batch, shared)
         losses = {}
-        for side, real in (("photos", batch.photos), ("drawings", batch.drawings)):
-            pair = torch.cat([real, fakes[side].detach()])
+        for side in SIDES:
+            real, _ = of_side(batch, side)
+            n = len(real)
+            pair = self.hooks[side](torch.cat([real, fakes[side].detach()]))
+            seen = []
             for reach in ("global", "local"):
-                judged = self._networks[f"{side}_{reach}"](pair, update=True)
-                n = len(real)
+                name = f"{side}_{reach}"
+                judged = self._networks[name](pair, update=True)
                 for term, logit in (("adversarial", judged.logit), ("cam", judged.cam_logit)):
                     if logit is not None:
-                        losses[f"{side}_{reach}/{term}"] = least_squares(logit[:n], 1) + least_squares(
-                            logit[n:], 0
-                        )
+                        losses[f"{name}/{term}"] = least_squares(logit[:n], 1) + least_squares(logit[n:], 0)
+                losses |= self.real_losses(name, judged, batch)
+                seen.append(judged.logit[:n].detach())
+            self.hooks[side].observe(*seen)
         return losses
 
     def generator_losses(self, batch: Batch, shared: Shared) -> dict[str, Tensor]:
-        """Adversarial, cycle, identity and CAM losses of both generators."""
+        """Adversarial, cycle, identity and CAM losses of both generators, and that of Face-ID."""
         losses = {}
         fakes = self._fakes(batch, shared)
-        other = {"photos": "drawings", "drawings": "photos"}
-        for side, real in (("photos", batch.photos), ("drawings", batch.drawings)):
-            fake, towards = fakes[side], self._towards(side)
+        for side in SIDES:
+            real, groups = of_side(batch, side)
+            source, _ = of_side(batch, OTHER[side])
+            fake = fakes[side]
+            shown = self.hooks[side](fake)
             for reach in ("global", "local"):
-                judged = self._networks[f"{side}_{reach}"](fake)
-                losses[f"{side}_{reach}/adversarial"] = least_squares(judged.logit, 1)
+                name = f"{side}_{reach}"
+                judged = self._networks[name](shown)
+                losses[f"{name}/adversarial"] = least_squares(judged.logit, 1)
                 if judged.cam_logit is not None:
-                    losses[f"{side}_{reach}/cam"] = least_squares(judged.cam_logit, 1)
-            losses[f"{side}/cycle"] = F.l1_loss(towards(fakes[other[side]]).image, real)
+                    losses[f"{name}/cam"] = least_squares(judged.cam_logit, 1)
+                losses |= self.fake_losses(name, judged, batch)
+            losses[f"{side}/cycle"] = F.l1_loss(self.drawn(side, fakes[OTHER[side]], groups).image, real)
             losses[f"{side}/identity"] = F.l1_loss(fakes[f"{side}/identity"], real)
             cam = fakes.get(f"{side}/cam")
             if cam is not None:
                 n = len(fake)  # the generator's classifier tells the other side (1) from its own (0)
                 losses[f"{side}/cam"] = classification(cam[:n], 1) + classification(cam[n:], 0)
+            if "face_id" in self._networks:
+                losses[f"{side}/face"] = self._networks["face_id"](fake, source)
         return losses
 
     def _fakes(self, batch: Batch, shared: Shared) -> Shared:
         """Fakes, identity pictures and CAM logits of both sides, in `shared`, one pass per generator."""
         if not shared:
-            for side, source, own in (
-                ("drawings", batch.photos, batch.drawings),
-                ("photos", batch.drawings, batch.photos),
-            ):
+            for side in SIDES:
+                (own, own_groups), (source, groups) = of_side(batch, side), of_side(batch, OTHER[side])
                 if torch.is_grad_enabled():
-                    drawn: Drawn = self._towards(side)(torch.cat([source, own]))
+                    both = torch.cat([source, own]), torch.cat([groups, own_groups])
+                    drawn = self.drawn(side, *both)
                     n = len(source)
                     shared[side], shared[f"{side}/identity"] = drawn.image[:n], drawn.image[n:]
                     shared[f"{side}/cam"] = drawn.cam_logit
                 else:
-                    shared[side] = self._towards(side)(source).image
+                    shared[side] = self.drawn(side, source, groups).image
         return shared
+
+    # What a method with groups does otherwise, see `fewtoon.methods.groups`.
+
+    def drawn(self, side: str, pictures: Tensor, groups: Tensor) -> Drawn:
+        """Pictures (B, 3, S, S) of `groups` (B,), drawn as those of `side`."""
+        return self._networks["photo_to_drawing" if side == "drawings" else "drawing_to_photo"](pictures)
+
+    def real_losses(self, name: str, judged: Judged, batch: Batch) -> dict[str, Tensor]:
+        """Further losses of the discriminator `name` for the real pictures, the first half of `judged`."""
+        return {}
+
+    def fake_losses(self, name: str, judged: Judged, batch: Batch) -> dict[str, Tensor]:
+        """Further losses of a generator, by what the discriminator `name` says of its pictures."""
+        return {}
 
     def after_step(self, phase):
         if phase == "G":
             for name in GENERATORS:
                 clip_mixing(self._networks[name])
+        else:
+            for hook in self.hooks.values():
+                hook.tune()
+
+    def numbers(self):
+        hooks = self.hooks.items()
+        return {f"{side}/augmented": float(hook.p) for side, hook in hooks if isinstance(hook, augment.Ada)}
 
     # --- translation -----------------------------------------------------------------------------------------
 
@@ -176,13 +245,22 @@ class UGATIT(Method):
 
     def preview(self, photos):
         drawn: Drawn = self._networks["photo_to_drawing"](photos)
-        columns = {"photo": photos, "attention": _overlay(photos, heatmap(drawn)), "drawing": drawn.image}
+        columns = preview_columns(photos, drawn)
         if "drawing_to_photo" in self._networks:
             columns["back again"] = self._networks["drawing_to_photo"](drawn.image).image
         return columns
 
-    def _towards(self, side: str) -> nn.Module:
-        return self._networks["photo_to_drawing" if side == "drawings" else "drawing_to_photo"]
+
+def preview_columns(photos: Tensor, drawn: Drawn) -> dict[str, Tensor]:
+    """Photo, where the generator looked, and what it drew."""
+    return {"photo": photos, "attention": _overlay(photos, heatmap(drawn)), "drawing": drawn.image}
+
+
+def of_side(batch: Batch, side: str) -> tuple[Tensor, Tensor]:
+    """Pictures and groups of a side."""
+    if side == "photos":
+        return batch.photos, batch.photo_groups
+    return batch.drawings, batch.drawing_groups
 
 
 def _overlay(photos: Tensor, heat: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ and the protocol that gives each number its meaning."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +20,9 @@ from fewtoon.data.pack import Pack
 from fewtoon.errors import Problem, nearest
 from fewtoon.io import images as pictures_io
 from fewtoon.metrics import features as networks
+from fewtoon.metrics.attributes import Judges, Verdicts
 from fewtoon.metrics.distance import FEW, Distance, fid, kid
+from fewtoon.metrics.identity import identity
 from fewtoon.metrics.memory import Memory, memorisation
 from fewtoon.style import load as load_style
 from fewtoon.style import to_pixels, to_tensor
@@ -53,6 +55,7 @@ class Pictures:
     train_drawings: NDArray[np.uint8]
     train_names: list[str]
     memory: Memory | None
+    verdicts: Verdicts | None = None  # on the attributes of the fakes; None where none is known
 
 
 def evaluate(
@@ -64,6 +67,8 @@ def evaluate(
     out: str | Path | None = None,
     split: str = "held_out",
     seed: int = 0,
+    attributes: str | Path | Mapping[str, Any] | None = None,
+    judges: Judges | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Translate the photos of `split`, and compare them with the drawings of `split`.
@@ -72,6 +77,10 @@ def evaluate(
     features: one or more specs of `fewtoon.metrics.features.load`; the first gives the headline numbers,
         the others stand under "other_features". A MobileFaceNet among them also measures identity.
     out: a folder for report.json, report.html (self-contained) and sheet.png.
+    attributes: what the groups say of people, as `fewtoon.data.attributes` has it: a table or its file; None:
+        by the groups' names. Where photos and training drawings have groups that differ in something,
+        two judges learn it from the training drawings, and say whether each translation shows it.
+    judges: these, already trained; `attributes` is then not looked at.
     split: "held_out"; "train" or "all" only to look at overfitting, and the result then says so.
 
     Returns {"style", "protocol", "metrics": {"all": {...}, GROUP: {...}}, "untranslated", "memorisation",
@@ -107,6 +116,10 @@ def evaluate(
 
     console = Console(stderr=True)  # stdout is for figures
     with Progress(console=console, disable=not (progress and console.is_terminal), transient=True) as bar:
+        if judges is None and any(photo_groups):
+            job = bar.add_task("learn the attributes", total=None)
+            judges = Judges.of_pack(drawings, attributes, seed, size=style.size, others=photos.groups)
+            bar.remove_task(job)
         job = bar.add_task("translate", total=len(photo_rows))
         source = _at_size(photos.images[photo_rows], style.size)
         fakes = np.empty_like(source)
@@ -118,7 +131,7 @@ def evaluate(
 
         measured: list[dict[str, Any]] = []
         memory: Memory | None = None
-        identity: dict[str, dict[str, Any]] = {}
+        who: dict[str, dict[str, Any]] = {}
         job = bar.add_task("measure", total=4 * len(nets))
         for net in nets:
             of: dict[str, NDArray[np.float32]] = {}
@@ -130,11 +143,14 @@ def evaluate(
             if net is nets[0] and len(train_rows):
                 unseen = [i for i, row in enumerate(drawing_rows) if drawings.rows[row].split == "held_out"]
                 memory = memorisation(of["fakes"], of["train"], of["real"][unseen])
-            if net.name == "mobilefacenet" and not identity:
-                identity = _identity(of["photos"], of["fakes"], photo_groups, net)
+            if net.name == "mobilefacenet" and not who:
+                who = identity(source, of["photos"], of["fakes"], photo_groups, net)
 
     metrics, untranslated = measured[0]["metrics"], measured[0]["untranslated"]
-    for group, entry in identity.items():
+    reading = judges.read(fakes, photo_groups) if judges is not None and judges.attributes else None
+    for group, entries in reading.scores().items() if reading is not None else ():
+        metrics[group]["attributes"] = entries
+    for group, entry in who.items():
         metrics[group]["identity"] = entry
     for group, entry in metrics.items():
         if entry["n_real"] < FEW and (len(metrics) > 2 or group == "all"):
@@ -154,6 +170,7 @@ def evaluate(
             "seed": seed,
             "photos": photos.hash,
             "drawings": drawings.hash,
+            **({"attributes": judges.facts()} if judges is not None and reading is not None else {}),
             "fewtoon": fewtoon.__version__,
         },
         "metrics": metrics,
@@ -179,6 +196,7 @@ def evaluate(
             train,
             [drawings.rows[i].file for i in train_rows],
             memory,
+            reading.verdicts() if reading is not None else None,
         )
         report.write(result, shown, folder)
     return result
@@ -253,39 +271,6 @@ def _entry(
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _identity(
-    photos: NDArray[np.float32], fakes: NDArray[np.float32], groups: list[str | None], net: networks.Features
-) -> dict[str, dict[str, Any]]:
-    """Is a drawing still that person? For "all" and each group, by the cosine of unit vectors (n, d).
-
-    cosine: of each photo with its drawing, mean and 95 % interval; different: of photos with other
-    photos' drawings. rank1: share of the drawings whose own photo is the nearest of all n photos; chance:
-    what guessing reaches.
-    """
-    cosines = fakes @ photos.T  # (n drawings, n photos)
-    own = cosines.diagonal().astype(np.float64)
-    n = len(own)
-    right = cosines.argmax(1) == np.arange(n)
-    entries = {}
-    for name in ["all", *sorted({group for group in groups if group is not None})]:
-        rows = np.array([i for i, group in enumerate(groups) if name in ("all", group)], dtype=int)
-        if len(rows) == 0:
-            continue
-        reach = 1.96 * float(own[rows].std(ddof=1)) / math.sqrt(len(rows)) if len(rows) > 1 else math.nan
-        mean = float(own[rows].mean())
-        others = cosines[rows].sum(dtype=np.float64) - own[rows].sum()
-        entries[name] = {
-            "cosine": mean,
-            "cosine_interval": [_finite(mean - reach), _finite(mean + reach)],
-            "different": float(others / (len(rows) * (n - 1))),
-            "rank1": float(right[rows].mean()),
-            "chance": 1.0 / n,
-            "n": len(rows),
-            "features": _named(net),
-        }
-    return entries
 
 
 def _summary(metrics: dict[str, Any], untranslated: dict[str, Any]) -> dict[str, Any]:

@@ -2,56 +2,31 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 
 from fewtoon.io import images as pictures_io
+from fewtoon.metrics import kept
 from fewtoon.metrics.page import page
+from fewtoon.metrics.sheet import choose, image, pair, sheet, spread
 
 if TYPE_CHECKING:
     from fewtoon.metrics.evaluate import Pictures
     from fewtoon.metrics.memory import Memory
 
-SHOWN = 8  # photos of one group in the report
-SHOWN_ALONE = 24  # the same, where there are no groups
-SMALL = 128  # pictures below this side are shown with their pixels
-
 
 def write(result: dict[str, Any], shown: Pictures, folder: Path) -> None:
     """Write the three files into an existing folder, each whole or not at all; Problem if it cannot."""
-    groups = _choose(shown)
+    groups = choose(shown)
     with pictures_io.atomic(folder / "report.json") as file:
         file.write((json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
     with pictures_io.atomic(folder / "report.html") as file:
         file.write(_html(result, shown, groups).encode())
-    pictures_io.save_png(folder / "sheet.png", _sheet(shown, groups))
-
-
-def _choose(shown: Pictures) -> dict[str, list[int]]:
-    """{group: indices of the photos to show}, evenly spread: nobody picked the best ones."""
-    names = sorted({group for group in shown.photo_groups if group is not None})
-    if not names:
-        return {"": _spread(range(len(shown.photos)), SHOWN_ALONE)}
-    rows = {name: [i for i, group in enumerate(shown.photo_groups) if group == name] for name in names}
-    rest = [i for i, group in enumerate(shown.photo_groups) if group is None]
-    if rest:
-        rows["no group"] = rest
-    return {name: _spread(found, SHOWN) for name, found in rows.items()}
-
-
-def _spread(items: Any, count: int) -> list[int]:
-    items = list(items)
-    if len(items) <= count:
-        return items
-    return [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
+    pictures_io.save_png(folder / "sheet.png", sheet(shown, groups))
 
 
 # ------------------------------------------------------------------------------------------------------ HTML
@@ -64,9 +39,11 @@ def _html(result: dict[str, Any], shown: Pictures, groups: dict[str, list[int]])
     about += [f"{protocol['n_photos']} {protocol['split'].replace('_', '-')} photos"]
     parts = [
         f'<p class="over">fewtoon evaluation · {escape(" · ".join(about))}</p>',
-        f"<h1>{escape(verdict(result))}</h1>",
+        f"<h1>{escape(headline(result))}</h1>",
         _cards(result),
         _group_table(result),
+        kept.attributes(result, shown),
+        kept.identity(result),
         _contact_sheet(shown, groups),
         _memorisation(result, shown),
         _other_features(result),
@@ -77,7 +54,13 @@ def _html(result: dict[str, Any], shown: Pictures, groups: dict[str, list[int]])
 
 
 def verdict(result: dict[str, Any]) -> str:
-    """The outcome in one plain sentence."""
+    """The outcome for the terminal: one plain sentence, then a line for each attribute that is known, of the
+    group where it fares worst, and one for identity."""
+    return "\n".join([headline(result), *kept.lines(result)])
+
+
+def headline(result: dict[str, Any]) -> str:
+    """How close the drawings are to the artist's, in one plain sentence."""
     now, before = result["metrics"]["all"], result["untranslated"]["all"]
     if now["kid"] is None or now["note"]:
         return "Too few pictures to say how close the drawings are to the artist's."
@@ -106,14 +89,7 @@ def _cards(result: dict[str, Any]) -> str:
             "as far from the training drawings as the artist's other drawings; far below 1 would be copying"
         )
         cards.append((f"{memory['ratio']:.2f}×", words))
-    if "identity" in now:
-        who = now["identity"]
-        cards.append(
-            (
-                f"{who['rank1']:.0%}",
-                f"of the drawings are matched to their own photo (chance {who['chance']:.1%})",
-            )
-        )
+    cards += kept.cards(result)
     inner = "".join(f'<div class="card"><b>{a}</b><span>{escape(b)}</span></div>' for a, b in cards)
     return f'<div class="cards">{inner}</div>'
 
@@ -168,15 +144,10 @@ def _contact_sheet(shown: Pictures, groups: dict[str, list[int]]) -> str:
     ]
     for name, rows in groups.items():
         figures = "".join(
-            _figure(
-                np.concatenate([shown.photos[i], shown.fakes[i]], 1),
-                "",
-                f"photo {shown.photo_names[i]}, drawing",
-            )
-            for i in rows
+            pair(shown.photos[i], shown.fakes[i], "", f"photo {shown.photo_names[i]}, drawing") for i in rows
         )
         mates = [i for i, group in enumerate(shown.drawing_groups) if not name or group == name]
-        real = "".join(_image(shown.drawings[i], "real drawing") for i in _spread(mates, 12))
+        real = "".join(image(shown.drawings[i], "real drawing") for i in spread(mates, 12))
         title = f"<h3>{escape(name)}</h3>" if name else ""
         strip = f'<p class="over">real drawings of the artist</p><div class="strip">{real}</div>'
         parts.append(f'{title}<div class="pairs">{figures}</div>{strip}')
@@ -200,8 +171,9 @@ def _memorisation(result: dict[str, Any], shown: Pictures) -> str:
             )
         )
     figures = "".join(
-        _figure(
-            np.concatenate([shown.fakes[i], shown.train_drawings[memory.nearest[i]]], 1),
+        pair(
+            shown.fakes[i],
+            shown.train_drawings[memory.nearest[i]],
             f"distance {memory.distance[i]:.2f}",
             f"drawing of {shown.photo_names[i]}, training drawing {shown.train_names[memory.nearest[i]]}",
         )
@@ -280,6 +252,7 @@ def _protocol(result: dict[str, Any]) -> str:
         ),
         ("KID", protocol["kid"]),
         ("FID", protocol["fid"]),
+        *([("attributes", kept.readers(result))] if kept.readers(result) else []),
         ("seed", str(protocol["seed"])),
         ("packs", f"photos {protocol['photos'][:12]}, drawings {protocol['drawings'][:12]}"),
         ("made by", f"fewtoon {protocol['fewtoon']}"),
@@ -306,50 +279,3 @@ def _interval(entry: dict[str, Any], words: bool = True) -> str:
     return (
         f"95 % interval {_number(low)} to {_number(high)}" if words else f"{_number(low)} … {_number(high)}"
     )
-
-
-def _figure(image: NDArray[np.uint8], caption: str, alternative: str) -> str:
-    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f"<figure>{_image(image, alternative)}{below}</figure>"
-
-
-def _image(image: NDArray[np.uint8], alternative: str) -> str:
-    height, width = image.shape[:2]
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "WEBP", quality=90, method=4)
-    small = ' class="small"' if height < SMALL else ""
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return (
-        f'<img{small} width="{width}" height="{height}" alt="{escape(alternative)}" loading="lazy" '
-        f'src="data:image/webp;base64,{data}">'
-    )
-
-
-# ------------------------------------------------------------------------------------------------- sheet.png
-
-
-def _sheet(shown: Pictures, groups: dict[str, list[int]]) -> NDArray[np.uint8]:
-    """All shown photos above their drawings, group after group, as one picture (H, W, 3) uint8."""
-    zoom = max(1, SMALL // shown.photos.shape[1])
-    side = shown.photos.shape[1] * zoom
-    gap, title = max(4, side // 16), 22
-    lines = [
-        (name if start == 0 else "", rows[start : start + SHOWN])
-        for name, rows in groups.items()
-        for start in range(0, len(rows), SHOWN)
-    ]
-    columns = max(len(rows) for _, rows in lines)
-    height = gap + sum((title if name else 0) + 2 * side + 2 * gap for name, rows in lines)
-    sheet = Image.new("RGB", (gap + columns * (side + gap), height), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
-    y = gap
-    for name, rows in lines:
-        if name:
-            draw.text((gap, y), name, fill=(90, 88, 82), font=font)
-            y += title
-        for column, i in enumerate(rows):
-            for row, images in enumerate((shown.photos, shown.fakes)):
-                picture = Image.fromarray(images[i]).resize((side, side), Image.Resampling.NEAREST)
-                sheet.paste(picture, (gap + column * (side + gap), y + row * (side + gap // 2)))
-        y += 2 * side + 2 * gap
-    return np.asarray(sheet)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fewtoon.errors import Problem
 from fewtoon.nets.conv import conv_to_rgb, conv_upsampled
 from fewtoon.nets.norm import Norm, inside, norm_act, pad_edge
-from fewtoon.nets.ugatit import Cam, Drawn, ResBlock
+from fewtoon.nets.ugatit import Cam, Drawn, GroupVector, ResBlock
 
 LEVELS = 4  # of each hourglass
 
@@ -116,9 +116,11 @@ class SoftResBlock(nn.Module):
 
 class HourglassGenerator(nn.Module):
     """The photo2cartoon generator. channels: width C of the first layer (32 as published); pool as in
-    `fewtoon.nets.ugatit.Generator`: 1 is the light model, None the full one."""
+    `fewtoon.nets.ugatit.Generator`: 1 is the light model, None the full one. groups: as there."""
 
-    def __init__(self, size: int, channels: int = 32, blocks: int = 4, pool: int | None = 1) -> None:
+    def __init__(
+        self, size: int, channels: int = 32, blocks: int = 4, pool: int | None = 1, groups: int = 0
+    ) -> None:
         super().__init__()
         if size < 64 or size % 16:
             raise Problem(
@@ -138,6 +140,7 @@ class HourglassGenerator(nn.Module):
         grid = size // 4 if pool is None else pool
         self.style1 = nn.Linear(4 * c * grid * grid, 4 * c)
         self.style2 = nn.Linear(4 * c, 4 * c)
+        self.group = GroupVector(groups, 4 * c) if groups else None
         self.decoder = nn.ModuleList(SoftResBlock(4 * c) for _ in range(blocks))
         self.up1 = nn.Conv2d(4 * c, 2 * c, 3, bias=False)
         self.up1_norm = Norm(2 * c, "lin")
@@ -146,8 +149,8 @@ class HourglassGenerator(nn.Module):
         self.glass3, self.glass4 = Hourglass(c), Hourglass(c, to_rgb=True)
         self.head = nn.Conv2d(3, 3, 7, bias=False)
 
-    def forward(self, x: Tensor) -> Drawn:
-        """x: (B, 3, S, S) in [-1, 1]."""
+    def forward(self, x: Tensor, group: Tensor | None = None) -> Drawn:
+        """x: (B, 3, S, S) in [-1, 1]; group: (B,) int64, where the generator was made with groups."""
         x = norm_act(self.stem(pad_edge(x, 3)), relu=True)  # (B, C, S, S)
         x = self.glass2(self.glass1(x))
         x = norm_act(self.down1(pad_edge(x, 1)), relu=True, pad=1)  # (B, 2C, S/2 + 2, ...)
@@ -164,6 +167,8 @@ class HourglassGenerator(nn.Module):
             else F.adaptive_avg_pool2d(features, self.pool).flatten(1)
         )
         style = F.relu(self.style2(F.relu(self.style1(flat))))
+        if self.group is not None and group is not None:
+            style = style + self.group(group)
         x = pad_edge(x, 1)
         last = len(self.decoder) - 1
         for i, block in enumerate(self.decoder):  # the deepest content first

@@ -58,6 +58,20 @@ class Cam(nn.Module):
         ), logit
 
 
+class GroupVector(nn.Module):
+    """A learned vector for each group, zero at first; the group -1 (unknown) is the mean of all."""
+
+    def __init__(self, groups: int, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(groups, channels))
+
+    def forward(self, group: Tensor) -> Tensor:
+        """(B,) int64 -> (B, channels)."""
+        known = F.one_hot(group.clamp_min(0), len(self.weight)).to(self.weight.dtype)
+        share = torch.where((group < 0)[:, None], torch.full_like(known, 1 / len(self.weight)), known)
+        return share @ self.weight
+
+
 class ResBlock(nn.Module):
     """x + IN(conv(relu(IN(conv(x))))), each convolution 3x3 with reflection padding.
 
@@ -98,6 +112,7 @@ class Generator(nn.Module):
     and beta; 1 is the published light model, None (no pooling) the full one, which is bound to `size`.
     norm: normalisation of the decoder, "adalin" as published, or "adain", "adaln", "instance", "layer" for
     the paper's ablation. cam: attention on or off.
+    groups: more than 0 adds a learned vector per group to the one that gamma and beta are made from.
     """
 
     def __init__(
@@ -108,6 +123,7 @@ class Generator(nn.Module):
         pool: int | None = 1,
         norm: str = "adalin",
         cam: bool = True,
+        groups: int = 0,
     ) -> None:
         super().__init__()
         if size < 16 or size % 4:
@@ -128,6 +144,11 @@ class Generator(nn.Module):
             self.style2 = nn.Linear(4 * c, 4 * c, bias=False)
             self.gamma = nn.Linear(4 * c, 4 * c, bias=False)
             self.beta = nn.Linear(4 * c, 4 * c, bias=False)
+        elif groups:
+            raise Problem(
+                f"norm {norm!r} has no gamma and beta that a group could change; use an 'ada...' norm"
+            )
+        self.group = GroupVector(groups, 4 * c) if groups else None
         self.decoder = nn.ModuleList(AdaptiveResBlock(4 * c, norm) for _ in range(blocks))
         up_norm = {"adain": "instance", "instance": "instance", "adaln": "layer", "layer": "layer"}.get(
             norm, "lin"
@@ -138,8 +159,8 @@ class Generator(nn.Module):
         self.up2_norm = Norm(c, up_norm)
         self.head = nn.Conv2d(c, 3, 7, bias=False)
 
-    def forward(self, x: Tensor) -> Drawn:
-        """x: (B, 3, S, S) in [-1, 1]."""
+    def forward(self, x: Tensor, group: Tensor | None = None) -> Drawn:
+        """x: (B, 3, S, S) in [-1, 1]; group: (B,) int64, where the generator was made with groups."""
         x = norm_act(self.stem(pad_edge(x, 3)), relu=True, pad=1)  # (B, C, S + 2, S + 2)
         x = norm_act(self.down1(x), relu=True, pad=1)  # (B, 2C, S/2 + 2, ...)
         x = norm_act(self.down2(x), relu=True, pad=1)  # (B, 4C, S/4 + 2, ...)
@@ -153,7 +174,7 @@ class Generator(nn.Module):
             x = F.relu(x)
         features = x  # (B, 4C, S/4, S/4)
 
-        gamma, beta = self._gamma_beta(features) if self.adaptive else (None, None)
+        gamma, beta = self._gamma_beta(features, group) if self.adaptive else (None, None)
         x = pad_edge(x, 1)
         for block in self.decoder[:-1]:
             x = block(x, gamma, beta)
@@ -163,8 +184,8 @@ class Generator(nn.Module):
         x = self.up2_norm(conv_upsampled(x, self.up2.weight), relu=True, pad=3)  # (B, C, S + 6, S + 6)
         return Drawn(torch.tanh(conv_to_rgb(x, self.head.weight).float()), cam_logit, features)
 
-    def _gamma_beta(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 4C) each, from the attended features."""
+    def _gamma_beta(self, features: Tensor, group: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, 4C) each, from the attended features and the group."""
         if self.pool == 1:
             flat = features.mean((2, 3))
         elif self.pool is None:
@@ -172,6 +193,8 @@ class Generator(nn.Module):
         else:
             flat = F.adaptive_avg_pool2d(features, self.pool).flatten(1)
         style = F.relu(self.style2(F.relu(self.style1(flat))))
+        if self.group is not None and group is not None:
+            style = style + self.group(group)
         return self.gamma(style), self.beta(style)
 
 
@@ -181,7 +204,9 @@ class Discriminator(nn.Module):
     layers: the published 7 (global: each patch sees the whole picture) or 5 (local: 70 pixels).
     raw_attention: the published code multiplies the features by the CAM weights before spectral
     normalisation, although the logits use them after it; True repeats that for published weights.
-    groups: more than 0 adds Face2Webtoon's classifier of the group on the pooled features.
+    groups: more than 0 adds a classifier of the group on the pooled features; "features" pools them as they
+    are and has a bias (Face2Webtoon), "padded" pools them after the reflection padding, without a bias
+    (Zhuang & Yang, arXiv:2007.13332).
     """
 
     def __init__(
@@ -191,6 +216,7 @@ class Discriminator(nn.Module):
         cam: bool = True,
         raw_attention: bool = False,
         groups: int = 0,
+        group_pooling: str = "features",
     ) -> None:
         super().__init__()
         widths = [3, *(channels * 2**i for i in range(layers - 1))]
@@ -203,7 +229,8 @@ class Discriminator(nn.Module):
         self.cam_maximum = SpectralNorm(nn.Linear(top, 1, bias=False)) if cam else None
         self.mix = nn.Linear(2 * top, top) if cam else None  # the 1x1 convolution
         self.raw_attention = raw_attention
-        self.group = SpectralNorm(nn.Linear(top, groups)) if groups else None
+        self.padded = group_pooling == "padded"
+        self.group = SpectralNorm(nn.Linear(top, groups, bias=not self.padded)) if groups else None
         self.last = SpectralNorm(nn.Conv2d(top, 1, 4, bias=False))
 
     def forward(self, x: Tensor, update: bool = False) -> Judged:
@@ -227,9 +254,10 @@ class Discriminator(nn.Module):
         return Judged(logit.float(), cam_logit, features)
 
     def classify(self, judged: Judged, update: bool = False) -> Tensor:
-        """Group logits (B, groups), float32, from the average of the features (Face2Webtoon's attach point)."""
+        """Group logits (B, groups), float32, from the average of the features."""
         assert self.group is not None, "made with groups=0"
-        mean = judged.features.mean((2, 3), dtype=torch.float32)
+        features = pad_edge(judged.features, 1) if self.padded else judged.features
+        mean = features.mean((2, 3), dtype=torch.float32)
         with torch.autocast(mean.device.type, enabled=False):
             return self.group(mean, update)[0]
 
