@@ -59,17 +59,6 @@ WAYS = {
 }
 
 
-class Unnamed:
-    """A style that is not told the groups: it reads them from the photos."""
-
-    def __init__(self, style: fewtoon.Style) -> None:
-        self.style, self.size, self.groups, self.header = style, style.size, [], style.header
-        self.device = style.device
-
-    def translate(self, photos: torch.Tensor, group: str | None = None) -> torch.Tensor:
-        return self.style.translate(photos)
-
-
 def packs(data: Path, out: Path, size: int, style: str) -> tuple[Pack, Pack]:
     """The pack of photos, and that of a style's drawings: `train` to train on, `test` held out."""
     drawn, taken = data / "drawings" / style, data / "photos" / "omi"
@@ -117,7 +106,7 @@ def train(way: str, seed: int, style: str, args: Any) -> Path:
 
 
 def measure(run: Path, photos: Pack, drawings: Pack, judges: Judges, args: Any) -> dict[str, Any]:
-    """The report of a run's last weights: figures as `fewtoon evaluate --json` has them, told and untold."""
+    """Figures of the last weights, as `fewtoon evaluate --json` has them: told the groups, and reading them."""
     file = run / "figures.json"
     if file.is_file():
         return json.loads(file.read_text())
@@ -126,9 +115,9 @@ def measure(run: Path, photos: Pack, drawings: Pack, judges: Judges, args: Any) 
     found = {
         "told": fewtoon.evaluate(style, photos, drawings, features=nets, out=run / "report", judges=judges)
     }
-    if style.groups:
-        found["untold"] = fewtoon.evaluate(
-            Unnamed(style), photos, drawings, features=nets, out=run / "report-untold", judges=judges
+    if style.method.reads_groups():
+        found["read"] = fewtoon.evaluate(
+            style, photos, drawings, group="auto", features=nets, out=run / "report-read", judges=judges
         )
     file.write_text(json.dumps(found))
     return found

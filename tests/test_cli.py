@@ -219,7 +219,7 @@ def test_translate(run: Any, world: Path, tmp_path: Path) -> None:
     assert answer.out == f"4 drawn into {tmp_path / 'a'}, 0 refused\n"
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["0.png", "1.png", "2.png", "3.png"]
     answer = run("translate", world / "run", world / "photos" / "[01].png", "--out", tmp_path / "b", "--json")
-    nothing = {"refused": [], "faces": [], "advice": [], "notes": []}
+    nothing = {"refused": [], "faces": [], "advice": [], "notes": [], "read_as": {}}
     assert json.loads(answer.out) == {"drawn": ["0.png", "1.png"], **nothing}
 
 

@@ -7,12 +7,14 @@ import copy
 import pytest
 import torch
 
-from fewtoon import style
+from fewtoon import draw, style
 from fewtoon.config import Config, Train
 from fewtoon.engine import loop
+from fewtoon.engine.checkpoint import States
 from fewtoon.engine.progress import Watch
 from fewtoon.engine.trainee import Trainee
 from fewtoon.errors import Problem
+from fewtoon.io import images
 from fewtoon.losses.adversarial import group_classification
 from fewtoon.methods.base import Batch, Shared
 from fewtoon.methods.groups import READERS, Groups
@@ -176,6 +178,19 @@ def test_begins_with_a_plain_model_as_that_model(kind, tmp_path):
             )
 
 
+def test_discriminators_that_told_no_groups_get_a_new_classifier(tmp_path):
+    config = Config(method="ugatit", model=UGATIT.Config(**SMALL), train=Train(steps=1))
+    plain = Trainee(config, 32, [], torch.device("cpu"))
+    (tmp_path / "state").mkdir()
+    States(tmp_path / "state").save(1, plain.tensors(), plain.facts(), 1)
+    subject = trainee(generator_groups="none", group_loss="cross-entropy", reader_weight=0)
+    found = subject.begin_with(tmp_path)
+    assert "drawings_global" in found["networks"]
+    mine, theirs = (s.method.networks()["drawings_local"].state_dict() for s in (subject, plain))
+    assert all(torch.equal(mine[key], tensor) for key, tensor in theirs.items())
+    assert "group.weight" in mine
+
+
 def test_grown_tensors_cover_every_branch():
     network = Branches(Generator(32, 4, 1), ("stem", "cam.average"), 3, 1)
     grown = from_plain(Generator(32, 4, 1).state_dict(), network)
@@ -200,15 +215,15 @@ def test_a_vector_changes_the_drawing_and_an_unknown_group_gets_the_mean():
 def test_the_frozen_reader_teaches_each_generator():
     subject = trainee(generator_groups="vector", reader_weight=1.0)
     networks = subject.method.networks()
-    readers = {name: copy.deepcopy(networks[name].state_dict()) for name in READERS}
+    readers = {name: copy.deepcopy(networks[name].state_dict()) for name in READERS.values()}
     subject.ask_for_gradients({"G"})
     losses = subject.method.generator_losses(batch([0, 1]), Shared())
     losses["drawings/reader"].backward()
     assert any(p.grad is not None for p in networks["photo_to_drawing"].parameters())
     assert all(p.grad is None for p in networks["drawing_to_photo"].parameters())
-    assert all(p.grad is None for name in READERS for p in networks[name].parameters())
+    assert all(p.grad is None for name in READERS.values() for p in networks[name].parameters())
     loop.update(subject, batch([0, 2]), Watch(1, quiet=True))
-    for name in READERS:
+    for name in READERS.values():
         assert all(torch.equal(t, readers[name][key]) for key, t in networks[name].state_dict().items())
 
 
@@ -296,3 +311,20 @@ def test_group_classification_leaves_pictures_of_no_group_out():
 def test_bad_settings(groups, model, told):
     with pytest.raises(Problem, match=told):
         Groups(Groups.Config(**SMALL, **model), 32, groups)
+
+
+def test_translate_reads_each_photo_and_tells_as_what(tmp_path, monkeypatch):
+    monkeypatch.setattr(classifier, "STEPS", 60)
+    subject = trainee(groups=["without", "with"], generator_groups="vector")
+    subject.method.learn_first(lambda side: marked(100), 3)
+    subject.average.start()
+    subject.artist.save(tmp_path / "s.safetensors")
+    pictures, _ = marked(20)
+    for number, picture in enumerate(pictures):
+        images.save_png(tmp_path / "photos" / f"{number:02}.png", picture.numpy())
+    found = draw.translate(tmp_path / "s.safetensors", tmp_path / "photos", tmp_path / "drawn")
+    guessed = style.load(tmp_path / "s.safetensors", "cpu").guess(style.to_tensor(pictures.numpy()))
+    assert found["read_as"] == {"with": guessed.count("with"), "without": guessed.count("without")}
+    assert guessed.count("with") in (1, 2, 3)
+    named = draw.translate(tmp_path / "s.safetensors", tmp_path / "photos", tmp_path / "n", group="with")
+    assert named["read_as"] == {}

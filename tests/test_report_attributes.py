@@ -93,6 +93,7 @@ def made(attributes=None, identity=False):
     return {
         "style": {"size": SIZE, "groups": list(COUNTS), "method": "ugatit", "step": 7000},
         "protocol": {
+            "groups": "unknown to the style",
             "split": "held_out",
             "features": {"name": "tiny", "hash": "0" * 12, "dim": 658, "comparable": False},
             "size": SIZE,

@@ -143,6 +143,14 @@ def parser(run: Mapping[str, Callable[[argparse.Namespace], int]]) -> Parser:
     )
     p.add_argument("--out", metavar="REPORT_DIR", help="default: 'report' in the run, beside the style")
     p.add_argument("--split", choices=["held_out", "train", "all"], default="held_out")
+    p.add_argument(
+        "--group", help="auto: as the style reads it from the photo, or a name; default: as the photo is labelled"
+    )
+    p.add_argument(
+        "--attributes",
+        metavar="YAML",
+        help="what the groups say of people, as 'glasses: {yes: [...], no: [...]}'; default: by the groups' names",
+    )
     p.add_argument("--device", help="cpu, cuda ...; default: the best there is")
     _json(p)
 

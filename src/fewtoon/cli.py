@@ -167,6 +167,8 @@ def evaluate(args: argparse.Namespace) -> int:
         features=args.features or ["tiny"],
         out=out,
         split=args.split,
+        group=args.group,
+        attributes=args.attributes,
         progress=True,
     )
     return _answer(args, result, f"{verdict(result)}\nreport: {out / 'report.html'}")

@@ -346,7 +346,8 @@ def describe(header: dict[str, Any]) -> str:
     kind = methods.find(header["method"])
     lines = [
         f"style of {header['size']} px, method {header['method']} ({kind.paper})",
-        f"groups: {', '.join(header['groups']) or 'none'}",
+        f"groups: {', '.join(header['groups']) or 'none'}"
+        + (", read from the photo where none is named" if kind.reader in header["networks"] else ""),
         f"faces are framed {header.get('framing') or 'as-is'}"
         + (f", background made white by {header['whiten']}" if header.get("whiten") else ""),
     ]

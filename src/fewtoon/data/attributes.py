@@ -111,18 +111,11 @@ def _from_names(groups: list[str]) -> list[Attribute]:
     for pattern, mine in by_pattern.items():
         opposite = tuple(not has for has in pattern)
         theirs = by_pattern.get(opposite)
-        if theirs is None or negated & {*mine, *theirs}:
-            if theirs is None or not _is_denial(mine, negated):
-                found.append(Attribute(" ".join(mine), ("no", "yes"), _values(groups, pattern), True))
-        elif groups[pattern.index(True)] == groups[0]:  # once for the two of them
+        if theirs is None or negated & {*mine}:
+            found.append(Attribute(" ".join(mine), ("no", "yes"), _values(groups, pattern), True))
+        elif not negated & {*theirs} and pattern[0]:  # once for the two of them
             found.append(_two_kinds(groups, pattern, " ".join(mine), " ".join(theirs)))
     return _presence_first(found)
-
-
-def _is_denial(words: list[str], negated: set[str]) -> bool:
-    """Whether these words are nothing but the other side of a word that is negated there: of "plain" and
-    "no glasses" against "glasses", "glasses" is what the attribute is about."""
-    return not negated & set(words)
 
 
 def _words(group: str) -> dict[str, bool]:
@@ -161,14 +154,13 @@ def _presence_first(attributes: list[Attribute]) -> list[Attribute]:
 def _from_table(name: Any, sides: Any, groups: list[str], others: set[str]) -> Attribute:
     what = f"attribute {str(name)!r}"
     _check_mapping(sides, what)
-    if len(sides) != 2:
-        found = ", ".join(map(_value_name, sides)) or "none"
-        raise Problem(f"{what} has {len(sides)} values ({found}): give it two; {EXAMPLE}")
     values = tuple(map(_value_name, sides))
+    if len(values) != 2 or values[0] == values[1]:
+        raise Problem(f"{what} has the values {', '.join(values)}: give it two; {EXAMPLE}")
     members = [_members(side, f"{what}, value {value!r}") for value, side in zip(values, sides.values())]
     for group in dict.fromkeys(members[0] + members[1]):
         if group not in groups and group not in others:
-            known = nearest(group, [*groups, *sorted(others)])
+            known = nearest(group, sorted({*groups, *others}))
             raise Problem(f"{what} names the group {group!r}, which the packs do not have: {known}")
         if group in members[0] and group in members[1]:
             raise Problem(f"{what} has the group {group!r} as {values[0]!r} and as {values[1]!r}: keep one")

@@ -58,6 +58,7 @@ class Method:
     paper: ClassVar[str]  # authors, title, where
     needs_groups: ClassVar[bool] = False  # whether it can only be trained on packs with groups
     grouped: bool = False  # whether translate draws each group in a way of its own
+    reader: ClassVar[str] = ""  # the network that reads the group of a photo, where there is one
     optional: ClassVar[tuple[str, ...]] = ()  # networks that a Style may lack: translate does not need them
 
     class Config(Strict):
@@ -92,7 +93,7 @@ class Method:
 
     def reads_groups(self) -> bool:
         """Whether `read` can tell groups apart."""
-        return False
+        return self.reader in self.networks()
 
     def read(self, photos: Tensor) -> Tensor:
         """(B,) int64: which group each photo (B, 3, S, S) is drawn as when none is named."""

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from fewtoon.errors import Problem, nearest
 from fewtoon.losses.adversarial import group_classification
 from fewtoon.methods.base import Batch, Shared
-from fewtoon.methods.ugatit import GENERATORS, OTHER, SIDES, UGATIT, of_side, preview_columns
+from fewtoon.methods.ugatit import OTHER, SIDES, UGATIT, of_side, preview_columns
 from fewtoon.nets.branches import Branches, from_plain
 from fewtoon.nets.classifier import GroupClassifier, learn, varied
 from fewtoon.nets.hourglass import HourglassGenerator
@@ -38,7 +38,7 @@ SPECIFIC = {
 }
 # What, of the generator, the rich group alone may move.
 GUARDED: dict[str, tuple[str, ...]] = {"all": (), "routed": ("",), "frozen-bottleneck": ("encoder.",)}
-READERS = ("photos_reader", "drawings_reader")
+READERS = {"photos": "photos_reader", "drawings": "drawings_reader"}
 
 
 class Groups(UGATIT):
@@ -46,7 +46,8 @@ class Groups(UGATIT):
 
     name = "groups"
     paper = "Zhuang & Yang, ICME 2021, arXiv:2007.13332; Face2Webtoon; Kim et al., U-GAT-IT, arXiv:1907.10830"
-    optional = ("drawing_to_photo", "photos_reader")
+    reader = "photos_reader"
+    optional = ("drawing_to_photo", reader)
     needs_groups = True
 
     class Config(UGATIT.Config):
@@ -57,9 +58,7 @@ class Groups(UGATIT):
         gradients: Literal["all", "routed", "frozen-bottleneck"] = "all"  # what the other groups may move
         group_loss: Literal["none", "cross-entropy", "squared-error"] = "none"  # discriminators tell groups
         group_sides: Literal["drawings", "both"] = "drawings"  # whose discriminators do
-        group_pooling: Literal["features", "padded"] = (
-            "features"  # where they are asked, see the paper's card
-        )
+        group_pooling: Literal["features", "padded"] = "features"  # of which map they are told
         group_weight: float = Field(1.0, ge=0)  # of that loss for the discriminators
         group_generator_weight: float = Field(1.0, ge=0)  # of that loss for the generators
         reader_weight: float = Field(1.0, ge=0)  # of what the frozen readers say to the generators
@@ -83,15 +82,15 @@ class Groups(UGATIT):
         self.base = list(groups).index(config.base) if config.base is not None else 0
         self.grouped = config.generator_groups != "none"
         super().__init__(config, size, groups, training)
-        for name in READERS:
-            teaches = training and config.reader_weight > 0
-            if teaches or (self.grouped and name == "photos_reader"):
+        teach = training and config.reader_weight > 0
+        for name in READERS.values():
+            if teach or (self.grouped and name == self.reader):
                 self._networks[name] = GroupClassifier(len(groups))
 
     def learn_first(self, pictures, seed):
-        for name in READERS:
+        for side, name in READERS.items():
             if name in self._networks:
-                seen, groups = pictures(name.split("_")[0])
+                seen, groups = pictures(side)
                 learn(cast(GroupClassifier, self._networks[name]), seen, groups, seed)
 
     def make_generator(self):
@@ -154,7 +153,7 @@ class Groups(UGATIT):
         if self.config.reader_weight:
             for side in SIDES:
                 groups = of_side(batch, OTHER[side])[1]
-                logit = self._networks[f"{side}_reader"](varied(shared[side]))
+                logit = self._networks[READERS[side]](varied(shared[side]))
                 losses[f"{side}/reader"] = group_classification(logit, groups)
         return losses
 
@@ -164,13 +163,10 @@ class Groups(UGATIT):
 
     # --- translation -----------------------------------------------------------------------------------------
 
-    def reads_groups(self):
-        return "photos_reader" in self._networks
-
     def read(self, photos):
         if not self.reads_groups():
             return torch.full((len(photos),), self.base, device=photos.device)
-        reader = self._networks["photos_reader"]
+        reader = self._networks[self.reader]
         return (reader(photos) + reader(photos.flip(3))).argmax(1)
 
     def translate(self, photos, group=None):
@@ -190,13 +186,9 @@ class Groups(UGATIT):
         return self.read(photos)
 
     def adopt(self, name: str, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """A generator that knew no groups becomes one that does."""
+        """What knew no groups becomes what does: branches are copied, a vector or a classifier begins anew."""
         network = self._networks[name]
-        if name not in GENERATORS or any(key.startswith("generator.") for key in tensors):
-            return tensors
-        if isinstance(network, Branches):
+        if isinstance(network, Branches) and not any(key.startswith("generator.") for key in tensors):
             return from_plain(tensors, network)
-        vector = getattr(network, "group", None)
-        if vector is not None and "group.weight" not in tensors:
-            return {**tensors, "group.weight": torch.zeros_like(vector.weight)}
-        return tensors
+        own = {key: tensor for key, tensor in network.state_dict().items() if key.startswith("group.")}
+        return {**own, **tensors}

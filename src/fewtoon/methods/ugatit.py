@@ -66,6 +66,7 @@ class UGATIT(Method):
         augment_fill: Literal["reflect", "white"] = "reflect"  # ada: what comes in at the edges
         ada_target: float = Field(0.6, ge=-1, le=1)  # sign(D - 0.5) of real pictures that p steers towards
         ada_pictures: int = Field(500_000, ge=1)  # pictures in which p can go from 0 to 1
+        ada_every: int = Field(256, ge=1)  # pictures between two changes of p
         ada_limit: float = Field(0.8, ge=0, le=1)  # p is never larger
         ada_start: float = Field(0.0, ge=0, le=1)  # p at the first step
         face_id: str | None = local_file()  # of a MobileFaceNet: the drawing shall be of the same person
@@ -113,6 +114,7 @@ class UGATIT(Method):
                 "fill": c.augment_fill,
                 "target": c.ada_target,
                 "pictures": c.ada_pictures,
+                "every": c.ada_every,
                 "limit": c.ada_limit,
                 "start": c.ada_start,
             }

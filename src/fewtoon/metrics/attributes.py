@@ -257,7 +257,9 @@ def _labelled(groups: Groups, attributes: Sequence[Attribute]) -> NDArray[np.int
 def _wanted(attribute: Attribute, groups: Groups, name: str) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """The rows of "all" or a group in which the attribute has a value, and whether that is value 1."""
     rows = [i for i, g in enumerate(groups) if g in attribute.of and name in ("all", g)]
-    return np.array(rows, dtype=np.int64), np.array([attribute.of[str(groups[i])] == 1 for i in rows], dtype=bool)
+    return np.array(rows, dtype=np.int64), np.array(
+        [attribute.of[str(groups[i])] == 1 for i in rows], dtype=bool
+    )
 
 
 def _accuracy(unseen: NDArray[np.float64], values: NDArray, groups: Groups) -> dict[str, float | None]:
@@ -303,7 +305,7 @@ def _share(yes: NDArray[np.bool_], note: str | None) -> tuple[float | None, list
 
 
 def _verdict(photo: int, attribute: Attribute, value: int, first: float, second: float) -> Verdict:
-    own = [first, second] if value else [1 - first, 1 - second]
+    probability, other = (first, second) if value else (1 - first, 1 - second)
     right = (first >= 0.5) == bool(value)
     name, wanted = attribute.name, attribute.values[value]
     if attribute.presence:
@@ -311,5 +313,5 @@ def _verdict(photo: int, attribute: Attribute, value: int, first: float, second:
         said = f"{name} {told[value, right]} (read {first:.2f})"
     else:
         read = wanted if right else attribute.values[1 - value]
-        said = f"{read} drawn for {wanted} ({wanted} read {own[0]:.2f})"
-    return Verdict(photo, name, wanted, *own, right, said)
+        said = f"{read} drawn for {wanted} ({wanted} read {probability:.2f})"
+    return Verdict(photo, name, wanted, probability, other, right, said)

@@ -24,8 +24,8 @@ from fewtoon.metrics.attributes import Judges, Verdicts
 from fewtoon.metrics.distance import FEW, Distance, fid, kid
 from fewtoon.metrics.identity import identity
 from fewtoon.metrics.memory import Memory, memorisation
+from fewtoon.style import AUTO, Style, to_pixels, to_tensor
 from fewtoon.style import load as load_style
-from fewtoon.style import to_pixels, to_tensor
 
 SPLITS = ("held_out", "train", "all")
 BATCH = 16
@@ -39,7 +39,7 @@ class Translator(Protocol):
     groups: list[str]
     header: dict[str, Any]
 
-    def translate(self, photos: torch.Tensor, group: str | None = None) -> torch.Tensor: ...
+    def translate(self, photos: torch.Tensor, group: Any = None) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ def evaluate(
     out: str | Path | None = None,
     split: str = "held_out",
     seed: int = 0,
+    group: str | None = None,
     attributes: str | Path | Mapping[str, Any] | None = None,
     judges: Judges | None = None,
     progress: bool = False,
@@ -77,6 +78,8 @@ def evaluate(
     features: one or more specs of `fewtoon.metrics.features.load`; the first gives the headline numbers,
         the others stand under "other_features". A MobileFaceNet among them also measures identity.
     out: a folder for report.json, report.html (self-contained) and sheet.png.
+    group: None: a style that draws each group in its own way is told the photo's; "auto": it reads it from the
+        photo, as it does for photos that nobody labelled; a name: everybody is drawn as that group.
     attributes: what the groups say of people, as `fewtoon.data.attributes` has it: a table or its file; None:
         by the groups' names. Where photos and training drawings have groups that differ in something,
         two judges learn it from the training drawings, and say whether each translation shows it.
@@ -107,6 +110,8 @@ def evaluate(
     nets = [networks.load(spec, device) for spec in specs]
     if not nets:
         raise Problem("no feature network given: name at least one, 'tiny' for instance")
+    if group is not None and isinstance(style, Style):
+        style.check_group(group)
     folder = _folder(out) if out is not None else None
 
     warnings = _warnings(style, photos, drawings, split, nets)
@@ -123,8 +128,11 @@ def evaluate(
         job = bar.add_task("translate", total=len(photo_rows))
         source = _at_size(photos.images[photo_rows], style.size)
         fakes = np.empty_like(source)
-        for group, part in _batches(photo_groups, style.groups):
-            fakes[part] = to_pixels(style.translate(to_tensor(source[part]), group))
+        asked: list[str | None] = [name if name in style.groups else None for name in photo_groups]
+        if group is not None:
+            asked = _read(style, source) if group == AUTO else [group] * len(source)
+        for name, part in _batches(asked):
+            fakes[part] = to_pixels(style.translate(to_tensor(source[part]), name))
             bar.advance(job, len(part))
         real = _at_size(drawings.images[drawing_rows], style.size)
         train = _at_size(drawings.images[train_rows], style.size)
@@ -148,13 +156,15 @@ def evaluate(
 
     metrics, untranslated = measured[0]["metrics"], measured[0]["untranslated"]
     reading = judges.read(fakes, photo_groups) if judges is not None and judges.attributes else None
-    for group, entries in reading.scores().items() if reading is not None else ():
-        metrics[group]["attributes"] = entries
-    for group, entry in who.items():
-        metrics[group]["identity"] = entry
-    for group, entry in metrics.items():
-        if entry["n_real"] < FEW and (len(metrics) > 2 or group == "all"):
-            warnings.append(f"{group}: only {entry['n_real']} drawings to compare with, too few to say much")
+    for name, entries in reading.scores().items() if reading is not None else ():
+        metrics[name]["attributes"] = entries
+    for name, entry in who.items():
+        metrics[name]["identity"] = entry
+    for name, entry in metrics.items():
+        if group == AUTO:
+            entry["read_right"] = _read_right(asked, photo_groups, name)
+        if entry["n_real"] < FEW and (len(metrics) > 2 or name == "all"):
+            warnings.append(f"{name}: only {entry['n_real']} drawings to compare with, too few to say much")
     result = {
         "style": _facts(style),
         "protocol": {
@@ -164,6 +174,7 @@ def evaluate(
             "n_photos": len(photo_rows),
             "n_drawings": len(drawing_rows),
             "n_train_drawings": len(train_rows),
+            "groups": _told(style, group),
             "kid": "x1000, unbiased, kernel (x.y/d + 1)^3, over all pictures; 95 % interval from "
             f"{metrics['all']['subsets']} subsets of {metrics['all']['subset_size']} of the smaller side",
             "fid": "covariances with n - 1; biased upwards for few pictures",
@@ -220,14 +231,39 @@ def _at_size(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return np.stack([pictures_io.resize_square(image, size) for image in images])
 
 
-def _batches(groups: list[str | None], known: list[str]) -> list[tuple[str | None, list[int]]]:
-    """(group for `translate`, indices): one group per batch, None where the style has no such group."""
+def _told(style: Translator, group: str | None) -> str:
+    """How the style came to know the groups of the photos, for the protocol."""
+    if not style.groups:
+        return "unknown to the style"
+    if group is None:
+        return "told to the style, as labelled"
+    return "read by the style from the photos" if group == AUTO else f"everybody drawn as {group}"
+
+
+def _read(style: Translator, photos: NDArray[np.uint8]) -> list[str | None]:
+    """The group that the style itself reads each photo as."""
+    if not isinstance(style, Style):
+        raise Problem(f"group {AUTO!r} is for a Style: this translator cannot read groups")
+    return [name for part in _chunks(range(len(photos))) for name in style.guess(to_tensor(photos[part]))]
+
+
+def _batches(asked: list[str | None]) -> list[tuple[str | None, list[int]]]:
+    """(group for `translate`, indices): one group per batch."""
     batches = []
-    asked = [group if group in known else None for group in groups]
     for group in sorted(set(asked), key=str):
         rows = [i for i, name in enumerate(asked) if name == group]
-        batches += [(group, rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
+        batches += [(group, part) for part in _chunks(rows)]
     return batches
+
+
+def _chunks(rows: Sequence[int]) -> list[list[int]]:
+    return [list(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
+
+
+def _read_right(asked: list[str | None], photo_groups: list[str | None], name: str) -> float | None:
+    """Share of the photos of "all" or a group that were taken for their own group."""
+    own = [read == group for read, group in zip(asked, photo_groups) if group and name in ("all", group)]
+    return float(np.mean(own)) if own else None
 
 
 def _compare(

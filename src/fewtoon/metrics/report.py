@@ -243,7 +243,7 @@ def _protocol(result: dict[str, Any]) -> str:
     protocol, style = result["protocol"], result["style"]
     lines = [
         ("style", ", ".join(f"{key} {value}" for key, value in style.items() if key != "groups" and value)),
-        ("groups", ", ".join(style["groups"]) or "none"),
+        ("groups", f"{', '.join(style['groups']) or 'none'}; {protocol['groups']}"),
         ("features", _network(protocol["features"])),
         (
             "pictures",

@@ -1,11 +1,11 @@
 """Two readers of attributes in drawings, unlike in structure, that judge what a style drew.
 
 Both learn from an artist's drawings, and are then shown a network's: a little blurred, shifted, in other
-colours. So they learn from drawings that were varied in these ways. That matters: of drawings in thin lines,
-blurred by a pixel of 64, the reader of labels (`fewtoon.nets.reader`), which learns from clean pictures and
-is right about 99 % of them, took the glasses of two in three people for none. Varied drawings make the same
-regression right about 98 %. The convolutional network costs more and is right as often; it is there because
-it errs elsewhere: where the two agree, it is not for a weakness that they share.
+colours. So they learn from drawings that were varied in these ways. That matters. Of drawings in thin lines,
+seen at 64 px and blurred with a sigma of one pixel, the reader of labels (`fewtoon.nets.reader`), which learns
+from clean pictures and is right about 99 % of them, missed six pairs of glasses in ten; after varied drawings
+the same kind of regression missed none of 120. The convolutional network costs more and is right as
+often. It is there because it errs elsewhere: where the two agree, it is not for a weakness that they share.
 """
 
 from __future__ import annotations
@@ -67,13 +67,15 @@ def train_judges(known: Tensor, labels: NDArray, groups: NDArray, seed: int = 0)
     """
     rows, fold_of = _folds(known, groups, seed)
     lessons = _lessons(known[rows], labels[rows], groups[rows], fold_of, seed)
-    features = _edges(lessons.pictures)
+    features, seen = _edges(lessons.pictures), _with_contrast(lessons.pictures)
 
     def regression(chosen: Tensor, fold: int) -> Model:
         return _regression(features[chosen], lessons.targets[chosen], lessons.weights[chosen])
 
     def network(chosen: Tensor, fold: int) -> Model:
-        return _network(lessons.only(chosen), _steps(len(rows)), seed * FOLDS + fold)
+        steps = min(60 + len(rows) // 2, STEPS)
+        targets, weights = lessons.targets[chosen], lessons.weights[chosen]
+        return _network(seen[chosen], targets, weights, steps, seed * FOLDS + fold)
 
     judges = []
     for kind, fit in (("edges", regression), ("convolutions", network)):
@@ -99,10 +101,6 @@ def _read(models: Sequence[Model], images: Tensor) -> NDArray[np.float64]:
     return torch.cat(read).numpy()
 
 
-def _steps(drawings: int) -> int:
-    return min(40 + drawings // 3, STEPS)
-
-
 # --------------------------------------------------------------------------------------------------------
 # What is learned from
 
@@ -115,9 +113,6 @@ class _Lessons:
     targets: Tensor  # (P, A), 0 or 1
     weights: Tensor  # (P, A), 1 on average: both values of an attribute weigh the same
     folds: NDArray[np.int64]  # (P,) of the drawing that was varied
-
-    def only(self, rows: Tensor) -> _Lessons:
-        return _Lessons(self.pictures[rows], self.targets[rows], self.weights[rows], self.folds[rows.numpy()])
 
 
 def pictures(images: NDArray[np.uint8], rows: NDArray[np.int64] | None = None) -> Tensor:
@@ -244,7 +239,7 @@ def _regression(features: Tensor, targets: Tensor, weights: Tensor) -> Model:
 
 
 class _Convolutions(nn.Sequential):
-    """(B, 3, SIDE, SIDE) in [-0.5, 0.5] -> logits (B, A); where something lies counts."""
+    """(B, 4, SIDE, SIDE) in [-0.5, 0.5] -> logits (B, A); where something lies counts."""
 
     def __init__(self, attributes: int) -> None:
         def layer(into: int, out: int, kernel: int, stride: int) -> list[nn.Module]:
@@ -252,7 +247,7 @@ class _Convolutions(nn.Sequential):
             return [convolution, nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
 
         super().__init__(
-            *layer(3, 16, 5, 2),
+            *layer(4, 16, 5, 2),
             *layer(16, 32, 3, 2),
             *layer(32, 64, 3, 2),
             *layer(64, 64, 3, 1),
@@ -263,23 +258,44 @@ class _Convolutions(nn.Sequential):
         )
 
 
-def _network(lessons: _Lessons, steps: int, seed: int) -> Model:
+def _network(seen: Tensor, targets: Tensor, weights: Tensor, steps: int, seed: int) -> Model:
+    """Trained on what `_with_contrast` gives of P drawings; targets (P, A)."""
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)  # the first weights, the batches, and what is dropped
-        model = _Convolutions(lessons.targets.shape[1]).to(memory_format=torch.channels_last)  # twice as fast
+        model = _Convolutions(targets.shape[1])
         optimiser = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=0.02)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps)
         for _ in range(steps):
-            rows = torch.randint(len(lessons.pictures), (BATCH,))
-            logits = model(_centred(lessons.pictures[rows]))
-            loss = F.binary_cross_entropy_with_logits(logits, lessons.targets[rows], lessons.weights[rows])
+            rows = torch.randint(len(seen), (BATCH,))
+            logits = model(_centred(seen[rows]))
+            loss = F.binary_cross_entropy_with_logits(logits, targets[rows], weights[rows])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             schedule.step()
     model.eval()
-    return lambda images: model(_centred(images))
+    return lambda images: model(_centred(_with_contrast(images)))
+
+
+def _with_contrast(images: Tensor) -> Tensor:
+    """(B, 3, S, S) uint8 -> (B, 4, S, S) uint8: the fourth is lightness less its mean in a window, over its
+    deviation there. Without it, dark frames on dark skin were missed more often than on light skin."""
+    found = torch.empty(len(images), 4, *images.shape[2:], dtype=torch.uint8)
+    for start in range(0, len(images), CHUNK):
+        part = images[start : start + CHUNK]
+        light = torch.einsum("c,nchw->nhw", torch.tensor([0.299, 0.587, 0.114]), part / 255.0)[:, None]
+        mean = _averaged(light)
+        deviation = (_averaged(light.square()) - mean.square()).clamp(min=0).sqrt()
+        contrast = (light - mean) / (deviation + 0.03)
+        found[start : start + CHUNK, :3] = part
+        found[start : start + CHUNK, 3:] = ((0.5 + 0.2 * contrast) * 255.0).round().clamp(0, 255)
+    return found
+
+
+def _averaged(images: Tensor, window: int = 9) -> Tensor:
+    around = F.pad(images, (window // 2,) * 4, mode="replicate")
+    return F.avg_pool2d(F.avg_pool2d(around, (window, 1), 1), (1, window), 1)
 
 
 def _centred(images: Tensor) -> Tensor:
-    return (images / 255.0 - 0.5).contiguous(memory_format=torch.channels_last)
+    return (images / 255.0 - 0.5).contiguous(memory_format=torch.channels_last)  # faster

@@ -1,0 +1,249 @@
+"""Leaks: do a style's drawings show the augmentations that its discriminators saw?
+
+A generator whose discriminators never see a picture as it is may come to draw augmented ones: turned, mirrored
+or in false colours (Karras et al., arXiv:2006.06676, section 2.2 and appendix C). Two figures look for that, each
+for every kind of augmentation that the style used: what a detector says that learned to tell the artist's
+drawings from the same ones augmented, and how far plain statistics of the pictures went towards the augmented.
+
+A style's drawings differ from the artist's in ways that have nothing to do with augmentation: faces lie where
+the photo has them, and lines are soft. The detector is therefore shown such drawings too, as not augmented, and
+held-out drawings treated alike are the control.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fewtoon.augment import geometry
+from fewtoon.augment.batch import Array, Dice
+from fewtoon.augment.pipeline import Pipeline
+from fewtoon.data.suggest import wilson
+from fewtoon.errors import Problem
+from fewtoon.nets.reader import Reader, train_reader
+from fewtoon.style import to_pixels, to_tensor
+
+Pictures = NDArray[np.uint8]
+VIEWS = 400  # pictures of either class that a detector learns from
+CHECKS = 200  # held-out drawings, again and again where they are fewer, of control and of accuracy
+FEW = 10  # training drawings, or held-out ones, below which nothing can be said
+ENOUGH = 0.75  # accuracy below which a detector that finds nothing says nothing
+CHUNK = 32  # pictures at once
+STEPS = 20  # quantiles at which two distributions are compared
+RESAMPLES = 200  # of the bootstrap
+
+
+def leak(
+    fakes: Pictures,
+    real: Pictures,
+    training: Pictures,
+    operations: Sequence[str],
+    fill: str = "reflect",
+    seed: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """What `fakes` show of the augmentations that a style was trained with.
+
+    fakes: translations of held-out photos; real: held-out drawings; training: those that the style learned
+    from; (N, S, S, 3) uint8 RGB, N >= 1 fakes and 10 of the others. operations, fill: of `augment.Pipeline`.
+
+    Returns for each kind in use of "geometry" (blit and geometry), "colour", "filter", "noise" and "cutout":
+    share, real_share, control_share: of the fakes, of the held-out drawings, and of these shifted, tilted, scaled
+        and blurred a little, what a detector calls augmented; each with its interval (Wilson's, 95 %)
+    detector_accuracy: over held-out drawings, half of them augmented; it has learned from none of them
+    towards_augmented, towards_interval: of the mixtures of controls and of augmented drawings the one whose
+        statistics are most like those of the fakes: the share of augmented ones in it, and its 95 % interval
+    leaks: whether the share is above that of the held-out drawings and of the controls by more than chance
+        (Newcombe's 95 % interval of the difference); None where the detector is wrong too often to say no
+    note: None, or why leaks is None
+
+    Raises Problem for too few pictures, and for operations or a fill that there are not.
+    """
+    used = Pipeline(operations, fill).operations
+    for name, pictures, least in (("fakes", fakes, 1), ("held-out", real, FEW), ("training", training, FEW)):
+        if len(pictures) < least:
+            raise Problem(
+                f"{len(pictures)} {name} drawings, at least {least} are needed to look for leaking augmentations"
+            )
+    # torch's generator is used by every draw and left as it was found.
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        order = torch.randperm(len(training)).numpy()[: VIEWS // 2]
+        learned = training[np.sort(order)]
+        plain = np.concatenate([learned, _posed(_repeated(learned, VIEWS - len(learned)), fill)])
+        control = _posed(_repeated(real, CHECKS), fill)
+        found = {}
+        for kind, (names, measure) in KINDS.items():
+            if chosen := [name for name in names if name in used]:
+                pipeline = Pipeline(chosen, fill)
+                detector = _detector(plain, pipeline, seed)
+                augmented = _augmented(_posed(_repeated(real, CHECKS), fill), pipeline)
+                towards = _towards(*(measure(x, learned) for x in (fakes, control, augmented)), seed)
+                found[kind] = {**_called(detector, fakes, real, control, augmented), **towards}
+    return found
+
+
+def _repeated(pictures: Pictures, count: int) -> Pictures:
+    return pictures[np.arange(count) % len(pictures)]
+
+
+# --- the detector ----------------------------------------------------------------------------------------
+
+
+def _detector(plain: Pictures, pipeline: Pipeline, seed: int) -> Reader:
+    """Class 1: the same pictures augmented."""
+    both = np.concatenate([plain, _augmented(plain, pipeline)])
+    labels = np.repeat([0, 1], len(plain))
+    return train_reader(both, labels, ("as drawn", "augmented"), seed)
+
+
+def _called(
+    detector: Reader, fakes: Pictures, real: Pictures, control: Pictures, augmented: Pictures
+) -> dict[str, Any]:
+    """The detector's figures, and what follows."""
+    called = {
+        name: detector.probabilities(pictures)[:, 1] > 0.5
+        for name, pictures in (("fakes", fakes), ("real", real), ("control", control), ("all", augmented))
+    }
+    accuracy = float(1 - called["control"].mean() + called["all"].mean()) / 2
+    # A drawing that was posed several times counts once: intervals must not shrink by repetition.
+    counts = {name: (int(hit.sum()), len(hit)) for name, hit in called.items()}
+    n = min(len(real), len(control))
+    counts["control"] = (round(float(called["control"].mean()) * n), n)
+    leaks: bool | None = all(_above(*counts["fakes"], *counts[name]) for name in ("real", "control"))
+    unsure = not leaks and accuracy < ENOUGH
+    figures: dict[str, Any] = {}
+    for name, prefix in (("fakes", ""), ("real", "real_"), ("control", "control_")):
+        figures[f"{prefix}share"] = float(called[name].mean())
+        figures[f"{prefix}interval"] = list(wilson(*counts[name]))
+    return {
+        **figures,
+        "detector_accuracy": accuracy,
+        "leaks": None if unsure else leaks,
+        "note": f"the detector is right in {accuracy:.0%} only" if unsure else None,
+    }
+
+
+def _above(hits: int, count: int, hits_there: int, count_there: int) -> bool:
+    """Whether a share is above another one by more than chance: the 95 % interval of their difference lies
+    above 0. Newcombe: Interval estimation for the difference between independent proportions, 1998, method 10."""
+    share, there = hits / count, hits_there / count_there
+    low, high = wilson(hits, count)[0], wilson(hits_there, count_there)[1]
+    return share - there > math.hypot(share - low, high - there)
+
+
+# --- pictures ----------------------------------------------------------------------------------------------
+
+
+def _augmented(pictures: Pictures, pipeline: Pipeline) -> Pictures:
+    """Each with every operation."""
+    return _chunkwise(pictures, lambda images: pipeline(images, 1.0))
+
+
+def _posed(pictures: Pictures, fill: str) -> Pictures:
+    """Each as a translated photo may lie: up to 8 % off, 10 degrees tilted, 10 % larger or smaller, blurred."""
+
+    def pose(images: Tensor) -> Tensor:
+        count, size = len(images), images.shape[-1]
+        dice = Dice(count, 1.0)
+        soft = F.interpolate(images, scale_factor=0.5, mode="bilinear", antialias=True)
+        soft = F.interpolate(soft, images.shape[2:], mode="bilinear", align_corners=False)
+        images = images.lerp(soft, torch.rand(count, 1, 1, 1))
+        even, angle = dice.uniform(0.9, 1.1), np.radians(dice.uniform(-10, 10))
+        shift = geometry.moved(*(size * dice.uniform(-0.08, 0.08) for _ in "xy"))
+        matrices = shift @ geometry.turned(angle) @ geometry.scaled(even, even)
+        return geometry.transform(images, geometry.sources(matrices, size), fill)
+
+    return _chunkwise(pictures, pose)
+
+
+def _chunkwise(pictures: Pictures, work: Callable[[Tensor], Tensor]) -> Pictures:
+    parts = [pictures[start : start + CHUNK] for start in range(0, len(pictures), CHUNK)]
+    return np.concatenate([to_pixels(work(to_tensor(part))) for part in parts])
+
+
+# --- statistics --------------------------------------------------------------------------------------------
+
+
+def _uprightness(pictures: Pictures, training: Pictures) -> Array:
+    """(N, 3): how much likelier to the mean training drawing upright than turned by 90, 180, 270 degrees;
+    symmetry of left and right; energy of edges in the upper half against the lower half."""
+    light, mean = _light(pictures), _light(training).mean(0)
+    turned = np.stack([_likeness(light, np.rot90(mean, k)) for k in (1, 2, 3)])
+    rows = np.abs(np.diff(light, axis=2)).sum(2) + 1e-6
+    half = rows.shape[1] // 2
+    upper, lower = rows[:, :half].sum(1), rows[:, -half:].sum(1)
+    upright = _likeness(light, mean) - turned.max(0)
+    return np.stack([upright, _likeness(light, light[:, :, ::-1]), (upper - lower) / (upper + lower)], 1)
+
+
+def _colours(pictures: Pictures, training: Pictures) -> Array:
+    """(N, 5): mean and deviation of luma, mean saturation, red against green, yellow against blue."""
+    x = pictures / 255.0
+    luma, (red, green, blue) = x.mean(3), np.moveaxis(x, 3, 0)
+    saturation = x.max(3) - x.min(3)
+    maps = (luma, saturation, red - green, (red + green) / 2 - blue)
+    return np.stack([*(part.mean((1, 2)) for part in maps), luma.std((1, 2))], 1)
+
+
+def _texture(pictures: Pictures, training: Pictures) -> Array:
+    """(N, 3): energy, as a logarithm, between neighbours, between their pairs, and between pairs of these."""
+    light, found = _light(pictures), []
+    for _ in range(3):
+        found.append(np.log((np.diff(light, axis=2) ** 2).mean((1, 2)) + 1e-6))
+        light = (light[:, :-1:2] + light[:, 1::2])[:, :, :-1] / 2
+        light = (light[:, :, ::2] + light[:, :, 1::2][:, :, : light[:, :, ::2].shape[2]]) / 2
+    return np.stack(found, 1)
+
+
+def _grey(pictures: Pictures, training: Pictures) -> Array:
+    """(N, 1): share of pixels of mid-grey."""
+    return (np.abs(pictures.astype(np.int16) - 128) <= 2).all(3).mean((1, 2))[:, None]
+
+
+KINDS: dict[str, tuple[tuple[str, ...], Callable[[Pictures, Pictures], Array]]] = {
+    "geometry": (("blit", "geometry"), _uprightness),
+    "colour": (("color",), _colours),
+    "filter": (("filter",), _texture),
+    "noise": (("noise",), _texture),
+    "cutout": (("cutout",), _grey),
+}
+
+
+def _light(pictures: Pictures) -> Array:
+    return pictures.mean(3) / 255.0
+
+
+def _likeness(a: Array, b: Array) -> Array:
+    """(N,): correlation over the pixels."""
+    a, b = a - a.mean((-2, -1), keepdims=True), b - b.mean((-2, -1), keepdims=True)
+    scale = np.sqrt((a * a).sum((-2, -1)) * (b * b).sum((-2, -1)))
+    return (a * b).sum((-2, -1)) / np.maximum(scale, 1e-9)
+
+
+def _towards(fakes: Array, plain: Array, augmented: Array, seed: int) -> dict[str, Any]:
+    """Of statistics (n, K): 0 where the fakes are distributed as the plain, 1 where as the augmented ones.
+
+    Distribution functions add up in a mixture, so the share a of the augmented is the least squares solution of
+    F_fakes = (1 - a) F_plain + a F_augmented, at quantiles of both together.
+    """
+    grid = np.quantile(np.concatenate([plain, augmented]), (np.arange(STEPS) + 0.5) / STEPS, axis=0)
+    below = [(part[:, None] <= grid).reshape(len(part), -1) for part in (fakes, plain, augmented)]
+    random = np.random.default_rng(seed)
+
+    def share(parts: Sequence[NDArray[np.bool_]]) -> float:
+        mixed, none, whole = (part.mean(0) for part in parts)
+        way = whole - none
+        return float(np.clip((mixed - none) @ way / max(way @ way, 1e-12), 0, 1))
+
+    again = [
+        share([part[random.integers(len(part), size=len(part))] for part in below]) for _ in range(RESAMPLES)
+    ]
+    low, high = np.quantile(again, (0.025, 0.975))
+    return {"towards_augmented": share(below), "towards_interval": [float(low), float(high)]}
