@@ -52,7 +52,8 @@ WAYS = {
     "rich": Way("ugatit-light", (f"train.groups=[{RICH}]",)),  # what the others begin with
     "fine-tune": Way("fine-tune", from_rich=True),
     "face2webtoon": Way("face2webtoon", ("augment=none",), from_rich=True),
-    "face2webtoon-ada": Way("face2webtoon", from_rich=True),
+    # Their p practically only rose, because a sum over patches was divided by pictures.
+    "face2webtoon-ada": Way("face2webtoon", ("ada_target=-1",), from_rich=True),
     "branches": Way("group-branches", BRANCHES, from_rich=True),
     "branches-face-id": Way("group-branches", (*BRANCHES, "face_id={face_id}"), from_rich=True),
     "ours": Way("groups"),

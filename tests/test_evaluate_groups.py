@@ -10,7 +10,6 @@ from fewtoon import evaluate
 from fewtoon.data.pack import Pack
 from fewtoon.errors import Problem
 from fewtoon.methods.groups import Groups
-from fewtoon.nets import classifier
 from fewtoon.style import Style
 
 NAMES = ["hats", "no_hats"]
@@ -33,13 +32,10 @@ def pack(side: str) -> Pack:
 def style() -> Style:
     """A generator that knows two groups, and a reader that confuses none; it draws one of them all wrong."""
     torch.manual_seed(0)
-    method = Groups(Groups.Config(channels=4, blocks=1), 32, NAMES, training=False)
+    method = Groups(Groups.Config(channels=4, blocks=1, reader_steps=60), 32, NAMES, training=False)
     pictures, groups = faces(60)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classifier, "STEPS", 60)
-        method.learn_first(
-            lambda side: (torch.from_numpy(pictures), torch.tensor([NAMES.index(g) for g in groups])), 0
-        )
+    numbers = torch.tensor([NAMES.index(group) for group in groups])
+    method.learn_first(lambda side: (torch.from_numpy(pictures), numbers), 0)
     return Style(method, {}, "cpu", "fp32")
 
 

@@ -19,7 +19,6 @@ from fewtoon.losses.adversarial import group_classification
 from fewtoon.methods.base import Batch, Shared
 from fewtoon.methods.groups import READERS, Groups
 from fewtoon.methods.ugatit import GENERATORS, UGATIT
-from fewtoon.nets import classifier
 from fewtoon.nets.branches import Branches, from_plain
 from fewtoon.nets.ugatit import Generator
 
@@ -235,9 +234,8 @@ def marked(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return pictures, groups
 
 
-def test_readers_learn_before_the_first_step_and_styles_carry_that_of_the_photos(tmp_path, monkeypatch):
-    monkeypatch.setattr(classifier, "STEPS", 60)
-    subject = trainee(groups=["without", "with"], generator_groups="vector")
+def test_readers_learn_before_the_first_step_and_styles_carry_that_of_the_photos(tmp_path):
+    subject = trainee(groups=["without", "with"], generator_groups="vector", reader_steps=60)
     subject.method.learn_first(lambda side: marked(100), 3)
     subject.average.start()
     pictures, groups = marked(60)
@@ -256,11 +254,10 @@ def test_readers_learn_before_the_first_step_and_styles_carry_that_of_the_photos
     assert not torch.equal(read[:1], artist.translate(photos[:1], "without"))
 
 
-def test_what_is_learned_first_is_a_function_of_the_seed(monkeypatch):
-    monkeypatch.setattr(classifier, "STEPS", 3)
+def test_what_is_learned_first_is_a_function_of_the_seed():
     found = []
     for seed in (1, 1, 2):
-        subject = trainee(groups=["without", "with"], generator_groups="vector")
+        subject = trainee(groups=["without", "with"], generator_groups="vector", reader_steps=3)
         torch.rand(seed)  # whatever was drawn before
         subject.method.learn_first(
             lambda side: (torch.arange(30720).reshape(10, 32, 32, 3).byte(), TENTH), seed
@@ -313,9 +310,8 @@ def test_bad_settings(groups, model, told):
         Groups(Groups.Config(**SMALL, **model), 32, groups)
 
 
-def test_translate_reads_each_photo_and_tells_as_what(tmp_path, monkeypatch):
-    monkeypatch.setattr(classifier, "STEPS", 60)
-    subject = trainee(groups=["without", "with"], generator_groups="vector")
+def test_translate_reads_each_photo_and_tells_as_what(tmp_path):
+    subject = trainee(groups=["without", "with"], generator_groups="vector", reader_steps=60)
     subject.method.learn_first(lambda side: marked(100), 3)
     subject.average.start()
     subject.artist.save(tmp_path / "s.safetensors")

@@ -15,8 +15,9 @@ import pytest
 import torch
 
 import fewtoon.demo
-from fewtoon import cli, config, methods
+from fewtoon import arguments, cli, config, methods
 from fewtoon.data import world
+from fewtoon.nets import classifier, judge
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
@@ -29,6 +30,10 @@ DOCUMENTS = (
 # What the README says -> what is run here. Each must occur, so that this table cannot rot.
 SMALLER = {
     "--photos 480 --drawings 320": "--photos 48 --drawings 40",
+    "--photos 400 --drawings 360": "--photos 40 --drawings 40",
+    "--imbalance 1050/249/49/38": "--imbalance 4/3/2/2",
+    "--set channels=16 --set blocks=3": "--set channels=8 --set blocks=1",
+    "--set steps=600": "--set steps=2",
     "train.steps=600": "train.steps=2",
     "train.steps=900": "train.steps=3",
     "train ugatit-light": "train demo --set train.steps=2",
@@ -80,6 +85,8 @@ def test_the_commands_of_the_readme(
     monkeypatch.setattr(fewtoon.demo, "PHOTOS", 44)
     monkeypatch.setattr(fewtoon.demo, "DRAWINGS", 44)
     monkeypatch.setattr(fewtoon.demo, "PRESET", quick_demo(tmp_path))
+    for slow in (classifier, judge):  # readers that need not become right
+        monkeypatch.setattr(slow, "STEPS", 3)
 
     whole = "".join(blocks("README.md", "sh"))
     for original in SMALLER:
@@ -156,11 +163,34 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_the_method_card_knows_every_setting() -> None:
-    text = (ROOT / "docs" / "ugatit.md").read_text(encoding="utf-8")
-    table = text.split("## Settings")[1].split("\n## ")[0]
-    first = "".join(re.findall(r"^\|([^|]*)\|", table, flags=re.MULTILINE))
-    assert set(re.findall(r"`(\w+)`", first)) == set(methods.find("ugatit").Config.model_fields)
+def first_column(document: str, heading: str) -> set[str]:
+    """What is set as code in the first column of the first table below a heading."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    table = re.search(r"(?:^\|.*\n)+", text.split(heading)[1], flags=re.MULTILINE)
+    assert table is not None
+    return {name for line in table[0].splitlines() for name in re.findall(r"`([\w-]+)`", line.split("|")[1])}
+
+
+def test_the_method_cards_know_every_setting() -> None:
+    plain, grouped = (set(methods.find(name).Config.model_fields) for name in ("ugatit", "groups"))
+    assert first_column("docs/ugatit.md", "## Settings") == plain
+    assert first_column("docs/groups.md", "### Settings") == grouped - plain
+
+
+def test_the_readme_knows_every_preset() -> None:
+    assert first_column("README.md", "**Which preset?**") == set(config.presets())
+
+
+def test_the_commands_of_the_groups_card_are_taken() -> None:
+    parser = arguments.parser(cli.VERBS)
+    lines = "".join(blocks("docs/groups.md", "sh")).splitlines()
+    for line in filter(None, lines):
+        program, *given = shlex.split(line)
+        args = parser.parse_args(given)
+        assert program == "fewtoon"
+        if args.run is cli.train:
+            config.load(args.preset, args.set)
+    assert len(lines) > 10
 
 
 def test_pictures_are_small() -> None:

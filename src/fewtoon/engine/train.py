@@ -95,7 +95,12 @@ def train(
         run.record(settings, None if run.started else {"packs": packs, "init": first_weights})
         log = Log(run.log_file, counters.log_bytes)
         at_the_end.callback(log.close)
-        warnings = (*_unlike(photos, drawings), *left_out(photos, drawings, config.train))
+        warnings = [*_unlike(photos, drawings), *left_out(photos, drawings, config.train)]
+        if len(groups) > 1 and not kind.needs_groups and config.train.sampling == "proportional":
+            warnings.append(
+                f"the packs have {len(groups)} groups, of which this method knows nothing: small ones may lose what "
+                "sets them apart; the preset 'groups' keeps it"
+            )
         for line in (*warnings, *trainee.what_moves()):
             watch.say(line)
         if saved is None:

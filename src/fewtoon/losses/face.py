@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewtoon.nets import mobilefacenet
@@ -25,5 +26,9 @@ class FaceId(nn.Module):
     def forward(self, made: Tensor, source: Tensor) -> Tensor:
         """Both (B, 3, S, S) in [-1, 1], head crops; a float32 scalar between 0 and 2."""
         with torch.no_grad():
-            wanted = self.network.embed(source)
-        return (1 - (self.network.embed(made) * wanted).sum(1).float()).mean()
+            wanted = self._vectors(source)
+        return (1 - (self._vectors(made) * wanted).sum(1)).mean()
+
+    def _vectors(self, pictures: Tensor) -> Tensor:
+        """(B, d) float32 of length 1, which bf16 alone would miss by a percent."""
+        return F.normalize(self.network.embed(pictures).float(), dim=1)

@@ -62,6 +62,9 @@ class Groups(UGATIT):
         group_weight: float = Field(1.0, ge=0)  # of that loss for the discriminators
         group_generator_weight: float = Field(1.0, ge=0)  # of that loss for the generators
         reader_weight: float = Field(1.0, ge=0)  # of what the frozen readers say to the generators
+        reader_steps: int = Field(
+            1500, ge=2
+        )  # in which a reader learns, before the first step of the training
 
     config: Config
 
@@ -91,7 +94,9 @@ class Groups(UGATIT):
         for side, name in READERS.items():
             if name in self._networks:
                 seen, groups = pictures(side)
-                learn(cast(GroupClassifier, self._networks[name]), seen, groups, seed)
+                learn(
+                    cast(GroupClassifier, self._networks[name]), seen, groups, self.config.reader_steps, seed
+                )
 
     def make_generator(self):
         c, groups = self.config, len(self.groups)

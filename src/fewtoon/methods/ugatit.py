@@ -107,7 +107,7 @@ class UGATIT(Method):
     def _augmentation(self) -> augment.Hook:
         c = self.config
         settings: dict[str, Any] = {}
-        if c.augment_operations is not None:
+        if c.augment_operations is not None and c.augment != "none":
             settings["operations"] = c.augment_operations
         if c.augment == "ada":
             settings |= {
