@@ -143,8 +143,9 @@ class UGATIT(Method):
                 f"{side}/cycle": c.cycle_weight,
                 f"{side}/identity": c.identity_weight,
                 f"{side}/cam": c.cam_weight,
-                f"{side}/face": c.face_id_weight,
             }
+            if c.face_id is not None:
+                g[f"{side}/face"] = c.face_id_weight
         return [
             Phase("D", "D", self.discriminator_losses, d),
             Phase("G", "G", self.generator_losses, g),
