@@ -35,7 +35,7 @@ def style() -> Style:
     method = Groups(Groups.Config(channels=4, blocks=1, reader_steps=60), 32, NAMES, training=False)
     pictures, groups = faces(60)
     numbers = torch.tensor([NAMES.index(group) for group in groups])
-    method.learn_first(lambda side: (torch.from_numpy(pictures), numbers), 0)
+    method.learn_first(lambda side: (torch.from_numpy(pictures), numbers), 0, print)
     return Style(method, {}, "cpu", "fp32")
 
 

@@ -236,7 +236,7 @@ def marked(count: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_readers_learn_before_the_first_step_and_styles_carry_that_of_the_photos(tmp_path):
     subject = trainee(groups=["without", "with"], generator_groups="vector", reader_steps=60)
-    subject.method.learn_first(lambda side: marked(100), 3)
+    subject.method.learn_first(lambda side: marked(100), 3, print)
     subject.average.start()
     pictures, groups = marked(60)
     photos = style.to_tensor(pictures.numpy())
@@ -312,7 +312,7 @@ def test_bad_settings(groups, model, told):
 
 def test_translate_reads_each_photo_and_tells_as_what(tmp_path):
     subject = trainee(groups=["without", "with"], generator_groups="vector", reader_steps=60)
-    subject.method.learn_first(lambda side: marked(100), 3)
+    subject.method.learn_first(lambda side: marked(100), 3, print)
     subject.average.start()
     subject.artist.save(tmp_path / "s.safetensors")
     pictures, _ = marked(20)

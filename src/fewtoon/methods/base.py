@@ -99,11 +99,13 @@ class Method:
         """(B,) int64: which group each photo (B, 3, S, S) is drawn as when none is named."""
         return torch.zeros(len(photos), dtype=torch.int64, device=photos.device)
 
-    def learn_first(self, pictures: Callable[[str], tuple[Tensor, Tensor]], seed: int) -> None:
+    def learn_first(
+        self, pictures: Callable[[str], tuple[Tensor, Tensor]], seed: int, say: Callable[[str], None]
+    ) -> None:
         """Called once, before the first step of a new run: what is learned apart from the phases, and then stays.
 
         pictures("photos") and pictures("drawings") give the training pictures (N, S, S, 3) uint8 and their groups
-        (N,) int64. seed: decides every random draw.
+        (N,) int64. seed: decides every random draw. say: tells the user what takes its time.
         """
 
     def adopt(self, name: str, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

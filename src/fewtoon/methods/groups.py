@@ -51,7 +51,7 @@ class Groups(UGATIT):
     needs_groups = True
 
     class Config(UGATIT.Config):
-        """Settings beside those of U-GAT-IT. The defaults are what kept attributes best, see docs/groups.md."""
+        """Settings beside those of U-GAT-IT, see docs/groups.md; the preset `groups` is what kept attributes best."""
 
         base: str | None = None  # the rich group; null: the one with most training drawings
         generator_groups: Literal["none", "vector", "branches"] = "vector"  # how a generator knows the group
@@ -90,10 +90,13 @@ class Groups(UGATIT):
             if teach or (self.grouped and name == self.reader):
                 self._networks[name] = GroupClassifier(len(groups))
 
-    def learn_first(self, pictures, seed):
+    def learn_first(self, pictures, seed, say):
         for side, name in READERS.items():
             if name in self._networks:
                 seen, groups = pictures(side)
+                say(
+                    f"a reader learns the groups from {len(seen)} {side}, {self.config.reader_steps} small steps"
+                )
                 learn(
                     cast(GroupClassifier, self._networks[name]), seen, groups, self.config.reader_steps, seed
                 )
