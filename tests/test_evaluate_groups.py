@@ -51,7 +51,7 @@ def seen(style: Style, monkeypatch: pytest.MonkeyPatch, **settings) -> tuple[dic
 def test_told_read_or_all_as_one(style, monkeypatch):
     told, asked = seen(style, monkeypatch)
     assert set(asked) == {*NAMES}
-    assert told["protocol"]["groups"] == "told to the style, as labelled"
+    assert told["protocol"]["groups"] == "told to the style, as labelled, where it knows them"
     assert "read_right" not in told["metrics"]["all"]
     read, asked = seen(style, monkeypatch, group="auto")
     assert set(asked) == {*NAMES}
@@ -73,11 +73,37 @@ def test_a_reader_that_is_wrong_is_told_so(style, monkeypatch):
 def test_unknown_groups(style):
     with pytest.raises(Problem, match="no group 'hat'; did you mean 'hats'"):
         evaluate(style, pack("photos"), pack("drawings"), group="hat")
-    plain = Style(
-        Groups(Groups.Config(channels=4, blocks=1, generator_groups="none"), 32, NAMES, training=False),
-        {},
-        "cpu",
-        "fp32",
-    )
+
+
+def test_groups_that_the_style_or_the_drawings_do_not_have_are_told(style):
+    pictures, groups = faces(60)
+    splits = ["held_out" if i >= 40 else "train" for i in range(60)]
+    other = ["caps" if group == "hats" else "no_caps" for group in groups]
+    photos = Pack.from_arrays(pictures, "photos", other, splits, [f"{i}.png" for i in range(60)])
+    result = evaluate(style, photos, pack("drawings"), group="auto")
+    assert result["metrics"]["all"]["read_right"] is None
+    told = "\n".join(result["warnings"])
+    assert "does not know the groups caps, no_caps" in told
+    assert "no group in common" in told
+    assert "caps: the photos differ in it" in told
+
+
+def test_a_bad_table_leaves_no_folder(style, tmp_path):
+    with pytest.raises(Problem, match="'berets'"):
+        evaluate(
+            style,
+            pack("photos"),
+            pack("drawings"),
+            attributes={"hats": {"yes": ["berets"], "no": ["no_hats"]}},
+            out=tmp_path / "e",
+        )
+    assert not (tmp_path / "e").exists()
+
+
+def test_a_style_without_groups_takes_auto_for_nothing_to_do(tmp_path):
+    method = Groups(Groups.Config(channels=4, blocks=1, generator_groups="none"), 32, NAMES, training=False)
+    plain = Style(method, {}, "cpu", "fp32")
+    photos = torch.rand(2, 3, 32, 32)
+    assert torch.equal(plain.translate(photos, "auto"), plain.translate(photos))
     with pytest.raises(Problem, match="alike"):
-        evaluate(plain, pack("photos"), pack("drawings"), group="auto")
+        plain.translate(photos, "hats")

@@ -260,7 +260,7 @@ def test_what_is_learned_first_is_a_function_of_the_seed():
         subject = trainee(groups=["without", "with"], generator_groups="vector", reader_steps=3)
         torch.rand(seed)  # whatever was drawn before
         subject.method.learn_first(
-            lambda side: (torch.arange(30720).reshape(10, 32, 32, 3).byte(), TENTH), seed
+            lambda side: (torch.arange(30720).reshape(10, 32, 32, 3).byte(), TENTH), seed, print
         )
         found.append(subject.method.networks()["photos_reader"].last.weight)
     assert torch.equal(found[0], found[1])

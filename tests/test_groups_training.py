@@ -151,7 +151,8 @@ def test_face_id_is_a_loss_and_its_file_stays_unmentioned(tmp_path, face_file):
         ("groups", ["base=men"], {}, "base = 'men' is no group"),
         ("groups", ["augment=ada", "augment_operations=[blur]"], {}, "'blur'"),
         ("ugatit-ada", ["ada_start=0.9"], {}, "start"),
-        ("groups", ["face_id=nowhere.pth"], {}, "nowhere.pth"),
+        ("groups", ["face_id=nowhere.pth"], {}, "face_id = 'nowhere.pth'"),
+        ("groups", [], {"drawings": ("rich", "poor", "auto")}, "a group is called 'auto'"),
         ("group-branches", ["generator=resnet"], {}, "batch = 4 is no multiple of the 3 groups"),
     ],
 )

@@ -73,7 +73,7 @@ class Style:
         else:
             self.check_group(group)
             if group in self.groups or not self.groups:
-                return self._translate(photos, group)
+                return self._translate(photos, group if self.groups else None)
             names = self.guess(photos)
         drawings = torch.empty(photos.shape, dtype=torch.float32, device=photos.device)
         for name in sorted(set(names)):
@@ -122,7 +122,7 @@ class Style:
 
     def check_group(self, group: str | None) -> None:
         """Raises Problem for a group that this style does not draw in a way of its own."""
-        if group is None or group in self.groups:
+        if group is None or group in self.groups or (group == AUTO and not self.groups):
             return
         if not self.groups:
             raise Problem(f"this style draws every group alike; leave group {group!r} out")

@@ -20,6 +20,7 @@ from fewtoon.engine import seed
 from fewtoon.engine.sampling import Plan, Shuffled, check_groups, training_counts
 from fewtoon.errors import Problem, nearest
 from fewtoon.methods.base import Batch
+from fewtoon.style import AUTO
 
 MOST_OF_A_GROUP = 2000  # pictures for what a method learns before its first step
 SHARE_OF_MEMORY = 0.25  # of what is free on the device, for the pictures of one side
@@ -173,6 +174,10 @@ def group_names(photos: Pack, drawings: Pack, chosen: list[str] | None) -> list[
     """The groups that the training knows. Raises Problem for a chosen one that neither pack has, for
     one that is chosen twice, and for a choice of none."""
     known = sorted({*photos.groups, *drawings.groups})
+    if AUTO in known:
+        raise Problem(
+            f"a group is called {AUTO!r}, which 'fewtoon translate --group {AUTO}' would take for the reader; rename it"
+        )
     if chosen == []:
         raise Problem(
             f"train.groups is empty; leave it out to train on all, or choose of: {', '.join(known)}"

@@ -76,9 +76,8 @@ def train(
         trainee = Trainee(config, photos.size, groups, where)
         saved, first_weights = states.newest(watch.say), None
         if saved is None:
-            trainee.method.learn_first(feed.everything, config.train.seed, watch.say)
-            trainee.average.start()
             first_weights = _first_weights(trainee, run, init)
+            trainee.learn_first(feed.everything, watch.say)
         else:
             trainee.load(*saved)
         counters = trainee.counters

@@ -181,6 +181,17 @@ class Trainee:
             "networks": ", ".join(sorted(loaded)),
         }
 
+    def learn_first(
+        self, pictures: Callable[[str], tuple[Tensor, Tensor]], say: Callable[[str], None]
+    ) -> None:
+        """What the method learns before its first step, see `Method.learn_first`; the artist gets it too."""
+        self.method.learn_first(pictures, self.config.train.seed, say)
+        moving = {id(p) for parameters in self.moving.values() for p in parameters}
+        networks = self.method.networks()
+        for name, network in self.artist.method.networks().items():
+            if not any(id(p) in moving for p in networks[name].parameters()):
+                network.load_state_dict(networks[name].state_dict())
+
     def compile(self, say: Callable[[str], None]) -> None:
         """torch.compile every network; where that is not possible, one line, and on in eager mode."""
         try:

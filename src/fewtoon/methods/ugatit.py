@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fewtoon import augment
 from fewtoon.config import Strict, local_file
+from fewtoon.errors import Problem
 from fewtoon.losses.adversarial import classification, least_squares
 from fewtoon.losses.face import FaceId
 from fewtoon.methods.base import Batch, Method, Phase, Shared
@@ -87,7 +88,7 @@ class UGATIT(Method):
             if c.augment != "none":  # in the state, which then knows how much is augmented
                 self._networks |= {f"{side}_augment": hook for side, hook in self.hooks.items()}
             if c.face_id is not None:
-                self._networks["face_id"] = FaceId(c.face_id)
+                self._networks["face_id"] = _face_id(c.face_id)
         for network in self._networks.values():
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -252,6 +253,16 @@ class UGATIT(Method):
         if "drawing_to_photo" in self._networks:
             columns["back again"] = self._networks["drawing_to_photo"](drawn.image).image
         return columns
+
+
+def _face_id(path: str) -> FaceId:
+    try:
+        return FaceId(path)
+    except Problem as problem:
+        told = f"face_id = {path!r} is no MobileFaceNet that can be read: {problem}"
+        raise Problem(
+            f"{told}; name its weights file (.pth, .pt or .safetensors), or leave face_id out"
+        ) from None
 
 
 def preview_columns(photos: Tensor, drawn: Drawn) -> dict[str, Tensor]:

@@ -169,9 +169,7 @@ class Judges:
         """
         train = drawings.where("train")
         groups = [drawings.rows[row].group for row in train]
-        known = [group for group in groups if group is not None]
-        table = read_table(attributes) if isinstance(attributes, (str, Path)) else attributes
-        found = attributes_of(known, table, [*drawings.groups, *others])
+        found = attributes_in(drawings, attributes, others)
         size = min(size, SIDE)
         key = (drawings.hash, drawings.size, repr(found), seed, size)
         if key not in _remembered:
@@ -247,6 +245,16 @@ class Judges:
 
 
 _remembered: dict[tuple, Judges] = {}
+
+
+def attributes_in(
+    drawings: Pack, attributes: str | Path | Mapping[str, Any] | None = None, others: Sequence[str] = ()
+) -> list[Attribute]:
+    """The attributes that the training drawings of a pack show both values of. Arguments and Problems are those
+    of `Judges.of_pack`."""
+    groups = {drawings.rows[row].group for row in drawings.where("train")}
+    table = read_table(attributes) if isinstance(attributes, (str, Path)) else attributes
+    return attributes_of([group for group in groups if group is not None], table, [*drawings.groups, *others])
 
 
 def _labelled(groups: Groups, attributes: Sequence[Attribute]) -> NDArray[np.int64]:

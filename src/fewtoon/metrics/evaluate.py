@@ -16,11 +16,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 import fewtoon
+from fewtoon.data.attributes import attributes_of
 from fewtoon.data.pack import Pack
 from fewtoon.errors import Problem, nearest
 from fewtoon.io import images as pictures_io
 from fewtoon.metrics import features as networks
-from fewtoon.metrics.attributes import Judges, Verdicts
+from fewtoon.metrics.attributes import Judges, Verdicts, attributes_in
 from fewtoon.metrics.distance import FEW, Distance, fid, kid
 from fewtoon.metrics.identity import identity
 from fewtoon.metrics.memory import Memory, memorisation
@@ -112,6 +113,8 @@ def evaluate(
         raise Problem("no feature network given: name at least one, 'tiny' for instance")
     if group is not None and isinstance(style, Style):
         style.check_group(group)
+    if judges is None:
+        attributes_in(drawings, attributes, photos.groups)  # a bad table, before anything is made or done
     folder = _folder(out) if out is not None else None
 
     warnings = _warnings(style, photos, drawings, split, nets)
@@ -155,14 +158,15 @@ def evaluate(
                 who = identity(source, of["photos"], of["fakes"], photo_groups, net)
 
     metrics, untranslated = measured[0]["metrics"], measured[0]["untranslated"]
+    warnings += _unread(photos, drawings, style, judges)
     reading = judges.read(fakes, photo_groups) if judges is not None and judges.attributes else None
     for name, entries in reading.scores().items() if reading is not None else ():
         metrics[name]["attributes"] = entries
     for name, entry in who.items():
         metrics[name]["identity"] = entry
     for name, entry in metrics.items():
-        if group == AUTO:
-            entry["read_right"] = _read_right(asked, photo_groups, name)
+        if group == AUTO and style.groups:
+            entry["read_right"] = _read_right(asked, photo_groups, style.groups, name)
         if entry["n_real"] < FEW and (len(metrics) > 2 or name == "all"):
             warnings.append(f"{name}: only {entry['n_real']} drawings to compare with, too few to say much")
     result = {
@@ -231,12 +235,31 @@ def _at_size(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return np.stack([pictures_io.resize_square(image, size) for image in images])
 
 
+def _unread(photos: Pack, drawings: Pack, style: Translator, judges: Judges | None) -> list[str]:
+    """What of the groups cannot be told or measured."""
+    told = []
+    strangers = [name for name in photos.groups if name not in style.groups] if style.groups else []
+    if strangers:
+        told.append(
+            f"the style does not know the groups {', '.join(strangers)} of the photos: it drew them as what it read"
+        )
+    if photos.groups and drawings.groups and not {*photos.groups} & {*drawings.groups}:
+        told.append("photos and drawings have no group in common: nothing is compared group by group")
+    readable = {attribute.name for attribute in judges.attributes} if judges is not None else set()
+    for attribute in attributes_of(photos.groups):
+        if judges is not None and attribute.name not in readable:
+            told.append(
+                f"{attribute.name}: the photos differ in it and the training drawings do not, so no reader can learn it"
+            )
+    return told
+
+
 def _told(style: Translator, group: str | None) -> str:
     """How the style came to know the groups of the photos, for the protocol."""
     if not style.groups:
         return "unknown to the style"
     if group is None:
-        return "told to the style, as labelled"
+        return "told to the style, as labelled, where it knows them"
     return "read by the style from the photos" if group == AUTO else f"everybody drawn as {group}"
 
 
@@ -260,9 +283,12 @@ def _chunks(rows: Sequence[int]) -> list[list[int]]:
     return [list(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
 
 
-def _read_right(asked: list[str | None], photo_groups: list[str | None], name: str) -> float | None:
-    """Share of the photos of "all" or a group that were taken for their own group."""
-    own = [read == group for read, group in zip(asked, photo_groups) if group and name in ("all", group)]
+def _read_right(
+    asked: list[str | None], photo_groups: list[str | None], known: list[str], name: str
+) -> float | None:
+    """Share of the photos of "all" or a group, of those the style knows, that were taken for their own group."""
+    pairs = [(read, group) for read, group in zip(asked, photo_groups) if group in known]
+    own = [read == group for read, group in pairs if name in ("all", group)]
     return float(np.mean(own)) if own else None
 
 
