@@ -144,7 +144,8 @@ def parser(run: Mapping[str, Callable[[argparse.Namespace], int]]) -> Parser:
     p.add_argument("--out", metavar="REPORT_DIR", help="default: 'report' in the run, beside the style")
     p.add_argument("--split", choices=["held_out", "train", "all"], default="held_out")
     p.add_argument(
-        "--group", help="auto: as the style reads it from the photo, or a name; default: as the photo is labelled"
+        "--group",
+        help="auto: as the style reads it from the photo, or a name; default: as the photo is labelled",
     )
     p.add_argument(
         "--attributes",

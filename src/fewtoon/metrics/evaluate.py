@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 import fewtoon
+from fewtoon.augment import Ada
 from fewtoon.data.attributes import attributes_of
 from fewtoon.data.pack import Pack
 from fewtoon.errors import Problem, nearest
@@ -24,6 +25,7 @@ from fewtoon.metrics import features as networks
 from fewtoon.metrics.attributes import Judges, Verdicts, attributes_in
 from fewtoon.metrics.distance import FEW, Distance, fid, kid
 from fewtoon.metrics.identity import identity
+from fewtoon.metrics.leak import leak
 from fewtoon.metrics.memory import Memory, memorisation
 from fewtoon.style import AUTO, Style, to_pixels, to_tensor
 from fewtoon.style import load as load_style
@@ -88,7 +90,8 @@ def evaluate(
     split: "held_out"; "train" or "all" only to look at overfitting, and the result then says so.
 
     Returns {"style", "protocol", "metrics": {"all": {...}, GROUP: {...}}, "untranslated", "memorisation",
-    "other_features", "summary", "warnings"}; numbers that cannot be given are None with a note. KID is
+    "augmentation" (see `fewtoon.metrics.leak`; None of a style trained without ADA), "other_features", "summary",
+    "warnings"}; numbers that cannot be given are None with a note. KID is
     x1000. Raises Problem for an empty split, an unknown split or feature network, or an unusable folder.
     """
     if split not in SPLITS:
@@ -121,6 +124,7 @@ def evaluate(
     photo_groups = [photos.rows[i].group for i in photo_rows]
     drawing_groups = [drawings.rows[i].group for i in drawing_rows]
     train_rows = drawings.where("train")
+    held_out = [i for i, row in enumerate(drawing_rows) if drawings.rows[row].split == "held_out"]
 
     console = Console(stderr=True)  # stdout is for figures
     with Progress(console=console, disable=not (progress and console.is_terminal), transient=True) as bar:
@@ -152,10 +156,11 @@ def evaluate(
                 bar.advance(job)
             measured.append(_compare(of, photo_groups, drawing_groups, seed))
             if net is nets[0] and len(train_rows):
-                unseen = [i for i, row in enumerate(drawing_rows) if drawings.rows[row].split == "held_out"]
-                memory = memorisation(of["fakes"], of["train"], of["real"][unseen])
+                memory = memorisation(of["fakes"], of["train"], of["real"][held_out])
             if net.name == "mobilefacenet" and not who:
                 who = identity(source, of["photos"], of["fakes"], photo_groups, net)
+        job = bar.add_task("look for augmentations", total=None)
+        augmentation = _augmentation(style, fakes, real[held_out], train, seed, warnings)
 
     metrics, untranslated = measured[0]["metrics"], measured[0]["untranslated"]
     warnings += _unread(photos, drawings, style, judges)
@@ -192,6 +197,7 @@ def evaluate(
         "untranslated": untranslated,
         "summary": _summary(metrics, untranslated),
         "memorisation": _memory_facts(memory, photos, photo_rows, drawings, train_rows, nets[0]),
+        "augmentation": augmentation,
         "other_features": {
             f"{net.name} {net.hash}": {"features": _named(net), **numbers}
             for net, numbers in zip(nets[1:], measured[1:])
@@ -369,6 +375,33 @@ def _memory_facts(
         ],
         "note": None if memory.ratio is not None else "no held-out drawings to compare with",
     }
+
+
+def _augmentation(
+    style: Translator,
+    fakes: NDArray[np.uint8],
+    real: NDArray[np.uint8],
+    train: NDArray[np.uint8],
+    seed: int,
+    warnings: list[str],
+) -> dict[str, Any] | None:
+    """What the drawings of a style that was trained with ADA show of it; warnings are added."""
+    model = style.header.get("model") or {}
+    if model.get("augment") != "ada":
+        return None
+    operations = model.get("augment_operations") or Ada().pipeline.operations
+    try:
+        found = leak(fakes, real, train, operations, model.get("augment_fill") or "reflect", seed)
+    except Problem as problem:
+        warnings.append(f"whether augmentations leak was not looked at: {problem}")
+        return None
+    for kind, entry in found.items():
+        if entry["leaks"]:
+            warnings.append(
+                f"augmentations leak ({kind}): {entry['share']:.0%} of the drawings look augmented, "
+                f"{entry['real_share']:.0%} of the artist's; train again with a smaller ada_limit"
+            )
+    return found
 
 
 def _warnings(

@@ -202,12 +202,15 @@ def _uprightness(pictures: Pictures, mean: Array) -> Array:
 
 
 def _colours(pictures: Pictures, mean: Array) -> Array:
-    """(N, 5): mean and deviation of luma, mean saturation, red against green, yellow against blue."""
+    """(N, 9): luma, saturation, red against green, yellow against blue, the means of the picture and of its
+    middle, where the face is; deviation of luma."""
     x = pictures / 255.0
     luma, (red, green, blue) = x.mean(3), np.moveaxis(x, 3, 0)
-    saturation = x.max(3) - x.min(3)
-    maps = (luma, saturation, red - green, (red + green) / 2 - blue)
-    return np.stack([*(part.mean((1, 2)) for part in maps), luma.std((1, 2))], 1)
+    maps = np.stack([luma, x.max(3) - x.min(3), red - green, (red + green) / 2 - blue], 1)
+    edge = maps.shape[-1] // 4
+    middle = maps[:, :, edge:-edge, edge:-edge]
+    means = [part.mean((2, 3)) for part in (maps, middle)]
+    return np.concatenate([*means, luma.std((1, 2))[:, None]], 1)
 
 
 def _texture(pictures: Pictures, mean: Array) -> Array:

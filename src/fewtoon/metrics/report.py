@@ -46,6 +46,7 @@ def _html(result: dict[str, Any], shown: Pictures, groups: dict[str, list[int]])
         kept.identity(result),
         _contact_sheet(shown, groups),
         _memorisation(result, shown),
+        _augmentation(result),
         _other_features(result),
         _warnings(result),
         _protocol(result),
@@ -209,6 +210,24 @@ def _strip_plot(memory: Memory) -> str:
         f"{''.join(marks)}</svg>"
         '<p class="soft">Distance to the nearest training drawing; the longer lines are the medians.</p>'
     )
+
+
+def _augmentation(result: dict[str, Any]) -> str:
+    """A sentence for each kind of augmentation that the style was trained with."""
+    if not result.get("augmentation"):
+        return ""
+    said = []
+    for kind, entry in result["augmentation"].items():
+        verdict = {True: "they leak", False: "no sign of a leak", None: f"no verdict: {entry['note']}"}
+        said.append(
+            f"{kind}: {kept.percent(entry['share'])} of the drawings look augmented (95 % interval "
+            f"{kept.span(entry['interval'])}), {kept.percent(entry['real_share'])} of the artist's and "
+            f"{kept.percent(entry['control_share'])} of these shifted and tilted a little; "
+            f"{verdict[entry['leaks']]}."
+        )
+    accuracy = min(entry["detector_accuracy"] for entry in result["augmentation"].values())
+    said.append(f"Read by a detector that is right about {kept.percent(accuracy)} of such drawings or more.")
+    return f"<h2>Do augmentations leak?</h2><p>{'<br>'.join(escape(text) for text in said)}</p>"
 
 
 def _other_features(result: dict[str, Any]) -> str:
