@@ -27,12 +27,12 @@ def drawn(count, seed):
 
 @pytest.fixture(scope="module")
 def fakes():
-    return drawn(72, 3)
+    return drawn(144, 3)
 
 
 @pytest.fixture(scope="module")
 def real():
-    return drawn(60, 2)
+    return drawn(100, 2)
 
 
 @pytest.fixture(scope="module")
