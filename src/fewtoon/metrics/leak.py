@@ -41,9 +41,6 @@ Measure = Callable[[Pictures, Array], Array]
 VIEWS = 400  # pictures of either class that a detector learns from
 CHECKS = 200  # held-out drawings, again and again where they are fewer, in the control
 FEW = 10  # training drawings, or held-out ones, below which nothing can be said
-MARGIN = (
-    0.05  # by how much the share may exceed the controls': styles differ from the artist in other ways too
-)
 ENOUGH = 0.75  # accuracy below which a detector that finds nothing says nothing
 NUISANCE = 0.3  # probability of what the other kinds do
 USUAL = 0.99  # share of the training drawings, as they are or posed, within the range of a statistic
@@ -71,9 +68,9 @@ def leak(
     towards_augmented, towards_interval: how often a statistic of the fakes is out of the training drawings'
         range: 0, as often as of held-out drawings and controls, to 1, as often as of augmented ones, with the
         95 % interval of a bootstrap; None, [None, None] where the statistics do not tell these two apart
-    leaks: whether the share is above that of the held-out drawings and that of the controls by more than MARGIN
-        and chance, and towards_augmented, where there is one, above 0 by more than chance; None where the
-        detector is wrong too often to say no
+    leaks: whether the share is above that of the held-out drawings and that of the controls, and
+        towards_augmented, where there is one, above 0, each by more than chance; None where the detector is
+        wrong too often to say no
     note: None, or why leaks is None
 
     Raises Problem for too few pictures, and for operations or a fill that there are not.
@@ -136,7 +133,7 @@ def _verdict(called: dict[str, Any], towards: dict[str, Any]) -> dict[str, Any]:
     """
     share, low = called["share"], called["interval"][0]
     above = [
-        share - there - math.hypot(share - low, high - there) > MARGIN
+        share - there - math.hypot(share - low, high - there) > 0
         for there, high in (
             (called[f"{name}_share"], called[f"{name}_interval"][1]) for name in ("real", "control")
         )
