@@ -165,7 +165,7 @@ def low_at(monkeypatch: pytest.MonkeyPatch, best: int) -> list[int]:
     real, asked = loop.HeldOut.kid, []
 
     def kid(self: Any, artist: style.Style) -> Any:
-        asked.append(len(self.photos))
+        asked.append(len(self.inputs))
         step = artist.header.get("step") or loop_step[0]
         return dataclasses.replace(real(self, artist), value=1.0 if step == best else 5.0)
 

@@ -116,8 +116,8 @@ def test_memory_mapped_is_the_same_as_on_the_device(tmp_path: Path, monkeypatch:
     resident = Feed(photos, drawings, [], Train(batch=3), CPU)
     monkeypatch.setattr(feeds, "free_memory", lambda device: 0.0)
     mapped = Feed(photos, drawings, [], Train(batch=3), CPU)
-    assert resident.photos.resident is not None
-    assert mapped.photos.resident is None
+    assert resident.sides["photos"].resident is not None
+    assert mapped.sides["photos"].resident is None
     for step in range(8):
         for a, b in zip(resident.batch(step, 1)[:4], mapped.batch(step, 1)[:4]):
             assert torch.equal(a, b)

@@ -147,8 +147,8 @@ def test_the_log_counts_what_the_batches_hold(strategy: str) -> None:
             counted[side].update(NAMES[group] for group in groups.tolist() if group >= 0)
             ungrouped += int((groups < 0).sum())
     assert (ungrouped > 0) == (strategy == "proportional")
-    assert feed.photos.resident is not None
-    assert len(feed.photos.resident) == (
+    assert feed.sides["photos"].resident is not None
+    assert len(feed.sides["photos"].resident) == (
         16 if strategy == "proportional" else 13
     )  # what is not seen takes no memory
 
@@ -308,7 +308,7 @@ def test_what_cannot_be_trained_group_by_group(
     packs = pack("photos", photos), pack("drawings", drawings)
     groups = changes.get("groups") or [name for name in {**photos, **drawings} if name]
     with pytest.raises(Problem, match=told) as raised:
-        check_groups(*packs, groups, Train(sampling=strategy, **changes))
+        check_groups(packs, groups, Train(sampling=strategy, **changes))
     assert "\n" not in str(raised.value)
     asking = {"proportional": "this method", "round-robin": "train.sampling=round-robin"}[strategy]
     assert asking in str(raised.value) or " needs " not in str(raised.value)
@@ -323,20 +323,20 @@ def test_a_group_that_is_held_out_whole(side: str) -> None:
     packs[side] = pack(side, {"a": 4, "b": 3}, {"c": 6})  # type: ignore[arg-type]
     told = rf"group 'c' has no {side} to train on: all 6 are held out.*\[a, b\]"
     with pytest.raises(Problem, match=told):
-        check_groups(packs["photos"], packs["drawings"], NAMES, Train())
-    check_groups(packs["photos"], packs["drawings"], ["a", "b"], Train(groups=["a", "b"]))
+        check_groups(list(packs.values()), NAMES, Train())
+    check_groups(list(packs.values()), ["a", "b"], Train(groups=["a", "b"]))
 
 
 def test_the_named_remedy_works(tmp_path: Path) -> None:
     packs = pack("photos", {**FINE, "no": 3}), pack("drawings", FINE)
     with pytest.raises(Problem) as raised:
-        check_groups(*packs, [*NAMES, "no"], Train())
+        check_groups(packs, [*NAMES, "no"], Train())
     key, _, value = str(raised.value).split('--set "')[1].rstrip('"').partition("=")
     assert key == "train.groups"
     (tmp_path / "toy.yaml").write_text("method: toy")
     chosen = configs.load(tmp_path / "toy.yaml", [f"train.groups={value}", "sampling=tempered"]).train
     assert chosen.groups == NAMES
-    check_groups(*packs, NAMES, chosen)
+    check_groups(packs, NAMES, chosen)
 
 
 def test_the_rich_group_is_that_with_most_training_drawings() -> None:

@@ -96,7 +96,7 @@ def train(args: argparse.Namespace) -> int:
 
     if args.list:
         return _answer(args, {"presets": config.presets()}, "\n".join(config.presets()))
-    for name in ("preset", "photos", "drawings", "out"):
+    for name in ("preset", "out"):
         if getattr(args, name) is None:
             told = "PRESET" if name == "preset" else f"--{name}"
             raise Problem(f"train needs {told}; see 'fewtoon train --help'")
@@ -113,7 +113,8 @@ def train(args: argparse.Namespace) -> int:
         device=args.device,
         track=track,
     )
-    text = f"style: {summary['best']}\nnext:  fewtoon translate {args.out} PHOTOS --out drawn"
+    verb = f"explore sample {args.out}" if summary["generates"] else f"translate {args.out} PHOTOS"
+    text = f"style: {summary['best']}\nnext:  fewtoon {verb} --out drawn"
     return _answer(args, summary, text)
 
 

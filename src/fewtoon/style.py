@@ -96,7 +96,59 @@ class Style:
                 numbers += self.method.read(part.to(self.device, torch.float32)).tolist()
         return [self.groups[number] for number in numbers]
 
+    # --- a style that generates: pictures from random numbers, without a photo ---------------------------------
+
+    def mapping(self, z: Tensor, group: str | None = None) -> Tensor:
+        """Random numbers z (B, Z) to style codes w: (B, W), or (B, codes, W) where they differ from layer to layer.
+
+        group: of a style that has groups. Raises Problem for a style that translates photos, and for a wrong shape.
+        """
+        draw = self._generator("mapping")
+        self.check_group(group)
+        return self._in_chunks(self._latents(z), lambda part: draw(part, group))
+
+    def synthesis(self, w: Tensor, noise: Literal["fixed", "random"] = "fixed") -> Tensor:
+        """Style codes w, (B, W) or (B, codes, W), to pictures (B, 3, S, S) float in [-1, 1].
+
+        noise: the style's own, so that the same w gives the same picture, or drawn from torch's generator.
+        """
+        if noise not in ("fixed", "random"):
+            raise Problem(f"noise {noise!r}: 'fixed' or 'random'")
+        draw = self._generator("synthesis")
+        return self._in_chunks(w, lambda part: draw(part, noise).clamp(-1, 1))
+
+    def sample(self, z: Tensor, truncation: float = 1.0, group: str | None = None) -> Tensor:
+        """Pictures (B, 3, S, S) float in [-1, 1] of random numbers z (B, Z), with the style's own noise.
+
+        truncation: w is moved to the average w, 1: not at all, 0: all the way (typical, and less varied).
+        """
+        move = self._generator("truncated")
+        return self.synthesis(move(self.mapping(z, group), truncation))
+
+    def drawn(self, inputs: Tensor) -> Tensor:
+        """What it draws of `inputs`: photos (B, 3, S, S), or random numbers (B, Z) of a style that generates."""
+        return self.sample(inputs) if self.method.generates else self.translate(inputs)
+
+    def _generator(self, what: str) -> Callable[..., Tensor]:
+        if not self.method.generates:
+            raise Problem(
+                f"this style ({self.method.name}) translates photos and has no {what}: that takes a StyleGAN style"
+            )
+        return getattr(self.method, what)
+
+    def _latents(self, z: Tensor) -> Tensor:
+        length = self.method.latents(1, 0).shape[1]
+        if not isinstance(z, Tensor) or not z.is_floating_point() or z.ndim != 2 or z.shape[1] != length:
+            shape = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
+            raise Problem(f"random numbers of shape {shape}; this style takes a float tensor (B, {length})")
+        return z.to(self.device, torch.float32)
+
     def _check(self, photos: Tensor) -> None:
+        if self.method.generates:
+            raise Problem(
+                f"this style ({self.method.name}) makes pictures from random numbers and translates no photos: "
+                "see style.sample(z), or 'fewtoon explore sample'"
+            )
         takes = f"this style takes a float tensor (B, 3, {self.size}, {self.size}) in [-1, 1]"
         if not isinstance(photos, Tensor) or not photos.is_floating_point():
             raise Problem(f"photos of type {getattr(photos, 'dtype', type(photos).__name__)}; {takes}")
@@ -104,21 +156,27 @@ class Style:
             raise Problem(f"photos of shape {tuple(photos.shape)}; {takes}")
 
     def _translate(self, photos: Tensor, group: str | None) -> Tensor:
+        def draw(part: Tensor) -> Tensor:
+            drawn = self.method.translate(part.contiguous(memory_format=torch.channels_last), group)
+            return drawn.clamp(-1, 1)
+
+        return self._in_chunks(photos, draw) if len(photos) else photos.float()
+
+    def _in_chunks(self, inputs: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
+        """What `draw` makes of `inputs` (B, ...), float32 where these are; it always sees the same shape."""
         chunk = 1 if self.device.type == "cpu" else GPU_CHUNK
-        drawings = torch.empty(photos.shape, dtype=torch.float32, device=photos.device)
-        autocast = (
-            torch.autocast(self.device.type, dtype=torch.bfloat16)
-            if self.precision == "bf16"
-            else contextlib.nullcontext()
-        )
-        with torch.inference_mode(), autocast:
-            for start in range(0, len(photos), chunk):
-                part = photos[start : start + chunk].to(self.device, torch.float32)
-                full = torch.cat([part, part[-1:].expand(chunk - len(part), -1, -1, -1)])
-                full = full.contiguous(memory_format=torch.channels_last)
-                drawn = self.method.translate(full, group)[: len(part)]
-                drawings[start : start + chunk] = drawn.float().clamp(-1, 1).to(photos.device)
-        return drawings
+        made = []
+        with torch.inference_mode(), self._autocast():
+            for part in inputs.split(chunk):
+                some = part.to(self.device, torch.float32)
+                full = torch.cat([some, some[-1:].expand(chunk - len(some), *some.shape[1:])])
+                made.append(draw(full)[: len(some)].float().to(inputs.device))
+        return torch.cat(made)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return contextlib.nullcontext()
 
     def check_group(self, group: str | None) -> None:
         """Raises Problem for a group that this style does not draw in a way of its own."""
@@ -328,7 +386,8 @@ def load(path: str | Path, device: str | None = None, precision: Literal["fp32",
         if name not in method.optional:
             raise Problem(f"style {str(path)!r} lacks the network {name!r}, which draws; copy the file again")
         del networks[name]
-    strays = [key for key in (*header["networks"], *tensors) if key.split(".")[0] not in networks]
+    known = {*networks, *method.extra}
+    strays = [key for key in (*header["networks"], *tensors) if key.split(".")[0] not in known]
     if strays:
         raise Problem(
             f"style {str(path)!r} is damaged: {method.name} has no place for {strays[0]!r}; copy the file again"

@@ -26,7 +26,7 @@ class Ada(nn.Module):
     target: r above it raises p, below it lowers p. pictures: after how many p would have gone from 0 to 1.
     every: pictures between two changes, so one changes p by every / pictures (256 / 500,000 = 5.12e-4).
     limit: p stays within [0, limit]; near 1 augmentations leak into what the generator draws (appendix C).
-    start: p at the beginning.
+    start: p at the beginning. undecided: the logit between real and fake, 0.5 or, of a logistic loss, 0.
     Raises Problem for settings outside their bounds.
     """
 
@@ -43,6 +43,7 @@ class Ada(nn.Module):
         every: int = 256,
         limit: float = 0.8,
         start: float = 0.0,
+        undecided: float = 0.5,
     ) -> None:
         super().__init__()
         _within("target", target, -1, 1)
@@ -52,6 +53,7 @@ class Ada(nn.Module):
         _within("start", start, 0, limit)
         self.pipeline = Pipeline(operations, fill)
         self.target, self.pictures, self.every, self.limit = target, pictures, every, limit
+        self.undecided = undecided
         self.register_buffer("p", torch.tensor(float(start)))
         self.register_buffer("signs", torch.tensor(0.0))
         self.register_buffer("seen", torch.tensor(0.0))
@@ -67,7 +69,8 @@ class Ada(nn.Module):
         Several discriminators that judge the same B pictures go into one call: the pictures count once, with
         the mean over the discriminators. A logit that is not a number counts as undecided.
         """
-        means = [(logit.detach().float() - 0.5).sign().flatten(1).mean(1) for logit in map(_columns, logits)]
+        signs_of = [(logit.detach().float() - self.undecided).sign() for logit in map(_columns, logits)]
+        means = [signs.flatten(1).mean(1) for signs in signs_of]
         signs = torch.stack(means).mean(0)  # (B,)
         self.signs += signs.sum()
         self.seen += len(signs)

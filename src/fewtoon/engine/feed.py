@@ -29,55 +29,63 @@ SHARE_OF_MEMORY = 0.25  # of what is free on the device, for the pictures of one
 class Feed:
     """Batches of both sides as a function of the step alone; who is in them, see `fewtoon.engine.sampling`.
 
+    photos, drawings: None for a side that the method does not learn from, which is empty in the batches.
     groups: the method's group names; `Batch.photo_groups` holds indices into them, -1 for none.
     Only pictures of the split "train" and of `settings.groups` are used. Raises Problem when there are none,
     and when they do not suit `settings.sampling`.
     """
 
     def __init__(
-        self, photos: Pack, drawings: Pack, groups: list[str], settings: Train, device: torch.device
+        self,
+        photos: Pack | None,
+        drawings: Pack | None,
+        groups: list[str],
+        settings: Train,
+        device: torch.device,
     ) -> None:
         self.settings, self.groups = settings, groups
         self.plan: Plan | None = None  # None: each side on its own
+        packs = [pack for pack in (photos, drawings) if pack is not None]
         if settings.sampling != "proportional":
-            check_groups(photos, drawings, groups, settings)
-            self.plan = Plan(settings, training_counts(drawings, groups))
-        self.photos = Side(photos, groups, settings, device)
-        self.drawings = Side(drawings, groups, settings, device)
+            check_groups(packs, groups, settings)
+            self.plan = Plan(settings, training_counts(packs[-1], groups))
+        self.sides = {str(pack.side): Side(pack, groups, settings, device) for pack in packs}
+        self._nothing = torch.empty(0, 3, packs[0].size, packs[0].size, device=device)
 
     def everything(self, side: str) -> tuple[Tensor, Tensor]:
         """The training pictures of a side, (N, S, S, 3) uint8, and their groups (N,); of each group at most
         MOST_OF_A_GROUP, so that they fit into memory."""
-        of = self.photos if side == "photos" else self.drawings
+        of = self.sides[side]
         rows = [torch.nonzero(of.groups == group)[:, 0][:MOST_OF_A_GROUP] for group in of.groups.unique()]
         picked = torch.cat(rows).sort().values
         return of.pictures(picked), of.groups[picked]
 
     def batch(self, step: int, attempt: int) -> Batch:
-        """The `settings.batch` photos and drawings of a step."""
+        """The `settings.batch` photos and drawings of a step; those of a side alone."""
         first = step * self.settings.batch
         last = first + self.settings.batch
         entries = self.plan.entries(first, last) if self.plan else [(None, e) for e in range(first, last)]
-        photos, photo_groups = self._draw(self.photos, entries, step, attempt)
-        drawings, drawing_groups = self._draw(self.drawings, entries, step, attempt)
+        photos, photo_groups = self._draw("photos", entries, step, attempt)
+        drawings, drawing_groups = self._draw("drawings", entries, step, attempt)
         return Batch(photos, drawings, photo_groups, drawing_groups, step)
 
     def visits(self, step: int) -> dict[str, dict[str, int]]:
         """Side -> group -> pictures of it in the batches before `step`; those of no group are not counted."""
         entry = step * self.settings.batch
         if self.plan:
-            counts = [self.plan.visits(entry)] * 2
+            counts = dict.fromkeys(self.sides, self.plan.visits(entry))
         else:
-            counts = [side.visits(entry) for side in (self.photos, self.drawings)]
-        named = [dict(zip(self.groups, each.tolist())) for each in counts]
-        return {"photos": named[0], "drawings": named[1]}
+            counts = {name: side.visits(entry) for name, side in self.sides.items()}
+        return {name: dict(zip(self.groups, each.tolist())) for name, each in counts.items()}
 
     def _draw(
-        self, side: Side, entries: Sequence[tuple[int | None, int]], step: int, attempt: int
+        self, name: str, entries: Sequence[tuple[int | None, int]], step: int, attempt: int
     ) -> tuple[Tensor, Tensor]:
-        settings = self.settings
+        side, settings = self.sides.get(name), self.settings
+        if side is None:
+            return self._nothing, torch.empty(0, dtype=torch.int64, device=self._nothing.device)
         picked = side.positions(entries)
-        random = seed.generator(settings.seed, attempt, step, f"warp/{side.name}")
+        random = seed.generator(settings.seed, attempt, step, f"warp/{name}")
         pictures = warp(side.pictures(picked), random, settings.flip, settings.enlarge)
         return pictures, side.groups[picked].to(pictures.device)
 
@@ -170,10 +178,10 @@ def rows_of(pack: Pack, split: str, chosen: list[str] | None) -> np.ndarray:
     return np.sort(np.concatenate(found)) if found else np.empty(0, dtype=np.int64)
 
 
-def group_names(photos: Pack, drawings: Pack, chosen: list[str] | None) -> list[str]:
-    """The groups that the training knows. Raises Problem for a chosen one that neither pack has, for
-    one that is chosen twice, and for a choice of none."""
-    known = sorted({*photos.groups, *drawings.groups})
+def group_names(packs: Sequence[Pack], chosen: list[str] | None) -> list[str]:
+    """The groups that the training knows. Raises Problem for a chosen one that no pack has, for one that is
+    chosen twice, and for a choice of none."""
+    known = sorted({name for pack in packs for name in pack.groups})
     if AUTO in known:
         raise Problem(
             f"a group is called {AUTO!r}, which 'fewtoon translate --group {AUTO}' would take for the reader; rename it"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from fewtoon.data.pack import Pack
 from fewtoon.engine import preview, seed
 from fewtoon.engine.feed import rows_of
 from fewtoon.errors import Problem
+from fewtoon.methods.base import Method
 from fewtoon.metrics import distance, features
 
 FEWEST = 8  # held-out pictures; with fewer the KID would be noise, and training pictures stand in
@@ -24,60 +25,79 @@ CONSTANT = 0.02  # spread within a drawing, in a range of 2
 
 
 class Health(NamedTuple):
-    change: float  # mean |drawing - photo|, values in [-1, 1]
-    diversity: float  # spread between drawings over spread between photos
+    change: float | None  # mean |drawing - photo|, values in [-1, 1]; None where no photo is translated
+    diversity: float  # spread between drawings over spread between photos, or real pictures
     health: str  # in words
 
 
 class HeldOut:
-    """The held-out pictures of a run.
+    """The held-out pictures of a run, and what is drawn from.
 
-    photos, drawings: (N, S, S, 3) uint8, at most `settings.metric_pictures` each. Where a pack holds out
-    fewer than eight, training pictures are used and `say` is told so. Raises Problem when there are fewer than
-    four of these, too, and for an unknown feature network.
+    inputs: what the artist draws from, at most `settings.metric_pictures`: the held-out photos (N, 3, S, S) in
+    [-1, 1], or the latents (N, Z) of a method that generates. real: the held-out pictures (N, S, S, 3) uint8 that
+    the drawn ones are compared with: the drawings, or the photos where a method learns to make these. shown: the
+    inputs of the preview. Where a pack holds out fewer than eight, training pictures are used and `say` is told
+    so. Raises Problem when there are fewer than four of these, too, and for an unknown feature network.
     """
 
     def __init__(
-        self, photos: Pack, drawings: Pack, settings: Train, device: str, say: Callable[[str], None]
+        self, packs: Sequence[Pack], method: Method, settings: Train, device: str, say: Callable[[str], None]
     ) -> None:
         self.settings = settings
-        self.photos, groups, self.photo_split = _pick(photos, settings, say)
-        self.drawings, _, self.drawing_split = _pick(drawings, settings, say)
-        self.shown = self.photos[preview.choose(groups, settings.preview_pictures, settings.seed)]
+        picked = [_pick(pack, settings, say) for pack in packs]
+        self.real, _, _ = picked[-1]
+        if method.generates:
+            self.inputs = method.latents(settings.metric_pictures, settings.seed)
+            places = list(range(min(settings.preview_pictures, len(self.inputs))))
+        else:
+            photos, groups, _ = picked[0]
+            self.inputs = style.to_tensor(photos)
+            places = preview.choose(groups, settings.preview_pictures, settings.seed)
+        self.shown = self.inputs[places]
+        # What drawings in good health differ from each other as much as: photos, or the real pictures.
+        self._before = self.real if method.generates else picked[0][0][places]
+        self._translates = not method.generates
         self._features = features.load(settings.features, device)
-        self._real: np.ndarray | None = None
+        self._known: np.ndarray | None = None
         self.protocol = {
             "features": self._features.name,
             "features_hash": self._features.hash,
-            "photos_split": self.photo_split,
-            "drawings_split": self.drawing_split,
+            **{f"{pack.side}_split": split for pack, (_, _, split) in zip(packs, picked)},
         }
 
     def kid(self, artist: style.Style) -> distance.Distance:
-        """KID x1000 between the held-out drawings and what `artist` draws of the held-out photos."""
-        if self._real is None:
-            self._real = self._features(self.drawings)
-        fake = style.to_pixels(artist.translate(style.to_tensor(self.photos)))
-        return distance.kid(self._real, self._features(fake))
+        """KID x1000 between the real pictures and what `artist` draws."""
+        if self._known is None:
+            self._known = self._features(self.real)
+        return distance.kid(self._known, self._features(style.to_pixels(artist.drawn(self.inputs))))
+
+    def health(self, step: int, drawings: np.ndarray) -> Health:
+        """How the drawings (N, S, S, 3) uint8 of `shown` are doing."""
+        return health(step, self._before, drawings, self._translates)
 
 
-def health(step: int, photos: np.ndarray, drawings: np.ndarray) -> Health:
-    """Whether the translation does something, and not the same for everybody. Both (B, S, S, 3) uint8."""
-    before, after = photos.astype(np.float32) / 127.5 - 1, drawings.astype(np.float32) / 127.5 - 1
-    change = float(np.abs(after - before).mean())
-    between = [float(x.std(axis=0).mean()) for x in (before, after)]
-    diversity = between[1] / max(between[0], 1e-6) if len(photos) > 1 else 1.0
-    within = float(np.median(after.std(axis=(1, 2)).max(axis=-1)))
+def health(step: int, before: np.ndarray, drawings: np.ndarray, translates: bool = True) -> Health:
+    """Whether the drawings are not all the same, and a translation does something.
+
+    before: the photos, in the same order, or real pictures where nothing is translated. Both (B, S, S, 3) uint8.
+    """
+    given, made = before.astype(np.float32) / 127.5 - 1, drawings.astype(np.float32) / 127.5 - 1
+    change = float(np.abs(made - given).mean()) if translates else None
+    between = [float(x.std(axis=0).mean()) for x in (given, made)]
+    diversity = between[1] / max(between[0], 1e-6) if len(made) > 1 else 1.0
+    within = float(np.median(made.std(axis=(1, 2)).max(axis=-1)))
     if within < CONSTANT:
         words = "the drawings are one flat colour: the training has collapsed"
     elif diversity < COLLAPSED and between[0] > CONSTANT:
         words = "all drawings look the same: the training has collapsed"
-    elif change < UNCHANGED and step > EARLY:
+    elif change is not None and change < UNCHANGED and step > EARLY:
         words = "the drawings are nearly the photos: nothing is being translated"
     else:
         words = "good"
-    told = f"{words} (changed by {change:.3f} of 2, variety {diversity:.2f} of the photos')"
-    return Health(change, diversity, told)
+    told = f"variety {diversity:.2f} of the real pictures'"
+    if change is not None:
+        told = f"changed by {change:.3f} of 2, variety {diversity:.2f} of the photos'"
+    return Health(change, diversity, f"{words} ({told})")
 
 
 def _pick(

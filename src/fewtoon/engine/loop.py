@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fewtoon import style
 from fewtoon.config import portable
-from fewtoon.engine import guard, heldout, preview, seed
+from fewtoon.engine import guard, preview, seed
 from fewtoon.engine.checkpoint import States
 from fewtoon.engine.feed import Feed
 from fewtoon.engine.heldout import HeldOut
@@ -79,7 +79,7 @@ def loop(
             shown = preview.columns(trainee, held_out.shown)
             grid = preview.save(run.previews / f"step-{step:08d}.png", shown)
             trackers.image(step, "preview", grid)
-            health = heldout.health(step, held_out.shown, shown["drawing"])
+            health = held_out.health(step, shown["drawing"])
             log.write({"step": step, **health._asdict()})
             watch.say(f"step {step}: health: {health.health}")
 
@@ -122,7 +122,7 @@ def update(trainee: Trainee, batch: Batch, watch: Watch) -> Result:
     counters, step = trainee.counters, batch.step
     due = [phase for phase in trainee.phases if step % phase.every == 0]
     result = Result({}, {}, {})
-    shared = Shared(kept=counters.micro_batch == len(batch.photos))
+    shared = Shared(kept=counters.micro_batch == batch.size)
     for place, phase in enumerate(due):
         while True:
             # Gradients flow to what this phase moves and, through a kept graph, to what later phases move.
@@ -164,7 +164,7 @@ def accumulate(trainee: Trainee, phase: Phase, batch: Batch, shared: Shared) -> 
     for optimizer in trainee.optimizers.values():
         optimizer.zero_grad(set_to_none=True)
     size = trainee.counters.micro_batch
-    parts = len(batch.photos) // size
+    parts = batch.size // size
     means: dict[str, Tensor] = {}
     for part in range(parts):
         rows = slice(part * size, (part + 1) * size)
@@ -222,13 +222,13 @@ def _use_less_memory(trainee: Trainee, phase: Phase, batch: Batch, watch: Watch)
             f"out of memory in phase {phase.name!r} with one picture at a time; train at a smaller size, "
             "with a smaller model (see the preset), or with train.precision=bf16"
         )
-    counters.micro_batch = guard.smaller_micro_batch(len(batch.photos), counters.micro_batch)
+    counters.micro_batch = guard.smaller_micro_batch(batch.size, counters.micro_batch)
     for optimizer in trainee.optimizers.values():
         optimizer.zero_grad(set_to_none=True)
     if trainee.device.type == "cuda":
         torch.cuda.empty_cache()
     watch.say(
-        f"out of memory in phase {phase.name!r}: from here on {counters.micro_batch} of {len(batch.photos)} "
+        f"out of memory in phase {phase.name!r}: from here on {counters.micro_batch} of {batch.size} "
         "pictures at once, with the same effect"
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 from fewtoon import style
 from fewtoon.engine import seed
@@ -30,13 +31,17 @@ def choose(groups: list[str | None], count: int, run_seed: int) -> list[int]:
     return [place for _, _, place in sorted(turns)[:count]]
 
 
-def columns(trainee: Trainee, photos: np.ndarray) -> dict[str, np.ndarray]:
-    """The columns of the grid, drawn with the averaged weights: title -> (B, S, S, 3) uint8."""
+def columns(trainee: Trainee, shown: Tensor) -> dict[str, np.ndarray]:
+    """The columns of the grid, drawn with the averaged weights: title -> (B, S, S, 3) uint8.
+
+    shown: what the method translates, photos (B, 3, S, S) in [-1, 1] or latents (B, Z).
+    """
     found: dict[str, list[np.ndarray]] = {}
     with torch.no_grad(), trainee.autocast():
-        for photo in style.to_tensor(photos).to(trainee.device).split(1):
-            photo = photo.contiguous(memory_format=torch.channels_last)
-            for title, picture in trainee.artist.method.preview(photo).items():
+        for one in shown.to(trainee.device).split(1):
+            if one.ndim == 4:
+                one = one.contiguous(memory_format=torch.channels_last)
+            for title, picture in trainee.artist.method.preview(one).items():
                 found.setdefault(title, []).append(style.to_pixels(picture))
     return {title: np.concatenate(parts) for title, parts in found.items()}
 

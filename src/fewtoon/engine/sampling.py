@@ -137,16 +137,16 @@ def richest(drawings: Pack, groups: Sequence[str]) -> str:
     return groups[counts.index(max(counts))]
 
 
-def check_groups(photos: Pack, drawings: Pack, groups: Sequence[str], settings: Train) -> None:
-    """Raises Problem unless the packs can be trained group by group.
+def check_groups(packs: Sequence[Pack], groups: Sequence[str], settings: Train) -> None:
+    """Raises Problem unless the packs, of one side or of both, can be trained group by group.
 
     groups: the trained ones. Wanted are two of them at least, each with photos and two drawings to train on.
     """
     asking = "this method" if settings.sampling == "proportional" else f"train.sampling={settings.sampling}"
-    for pack in (photos, drawings):
+    for pack in packs:
         if not pack.groups:
             raise Problem(f"{asking} needs groups, and the pack of {pack.side} has none; {LABEL}")
-    wrong = {name: told for name in groups if (told := _wrong_with(name, photos, drawings))}
+    wrong = {name: told for name in groups if (told := _wrong_with(name, packs))}
     if wrong:
         name, told = next(iter(wrong.items()))
         right = [name for name in groups if name not in wrong]
@@ -158,12 +158,12 @@ def check_groups(photos: Pack, drawings: Pack, groups: Sequence[str], settings: 
         )
 
 
-def left_out(photos: Pack, drawings: Pack, settings: Train) -> list[str]:
+def left_out(packs: Sequence[Pack], settings: Train) -> list[str]:
     """A warning for each side some of whose training pictures have no group and are therefore not seen."""
     if settings.sampling == "proportional" or settings.groups is not None:
         return []
     told = []
-    for pack in (photos, drawings):
+    for pack in packs:
         (without,) = training_counts(pack, [None])
         if without:
             told.append(
@@ -173,10 +173,10 @@ def left_out(photos: Pack, drawings: Pack, settings: Train) -> list[str]:
     return told
 
 
-def _wrong_with(name: str, photos: Pack, drawings: Pack) -> str | None:
+def _wrong_with(name: str, packs: Sequence[Pack]) -> str | None:
     """Why this group cannot be trained, as the rest of a sentence."""
-    counts = {pack.side: training_counts(pack, [name])[0] for pack in (photos, drawings)}
-    for pack, other in ((photos, drawings), (drawings, photos)):
+    counts = {pack.side: training_counts(pack, [name])[0] for pack in packs}
+    for pack, other in zip(packs, reversed(packs)):
         if name not in pack.groups:
             return (
                 f"is on one side only: it has {len(other.where(group=name))} {other.side} and no {pack.side}"
@@ -184,7 +184,7 @@ def _wrong_with(name: str, photos: Pack, drawings: Pack) -> str | None:
         if not counts[pack.side]:
             held_out = len(pack.where(group=name))
             return f"has no {pack.side} to train on: all {held_out} are held out"
-    if counts["drawings"] == 1:
+    if counts.get("drawings") == 1:
         return "has only 1 drawing to train on, and 2 are the least"
     return None
 

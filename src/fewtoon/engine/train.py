@@ -30,8 +30,8 @@ from fewtoon.run import Log, Run
 
 def train(
     preset: str | Path | Config,
-    photos: Pack | str | Path,
-    drawings: Pack | str | Path,
+    photos: Pack | str | Path | None,
+    drawings: Pack | str | Path | None,
     out: str | Path,
     sets: Sequence[str] = (),
     init: str | Path | None = None,
@@ -42,29 +42,30 @@ def train(
     """Train the method of `preset` on two packs in the run folder `out`, or continue the training there.
 
     preset: a shipped preset, a YAML file or a Config; sets: "key=value" on top of a preset.
+    photos, drawings: packs, objects or paths; None for a side that the method does not learn from.
     init: a Style file or run folder whose networks are the first weights.
     device: "cpu", "cuda", "mps"; None: the best there is.
     track: names of trackers, see `fewtoon.engine.track`; "none" or (): none.
 
-    Returns steps, best_kid (x1000), best_step, best (path), last (path), seconds (of this call), skipped and
-    out. Raises Problem for bad input, a run with other settings, a run that another process writes, numbers
-    that stay non-finite, no memory, no disk; guard.Interrupted (a KeyboardInterrupt) after Ctrl-C or SIGTERM,
-    with the state saved.
+    Returns steps, best_kid (x1000), best_step, best (path), last (path), seconds (of this call), skipped,
+    generates (whether the style makes pictures from random numbers) and out. Raises Problem for bad input, a run
+    with other settings, a run that another process writes, numbers that stay non-finite, no memory, no disk;
+    guard.Interrupted (a KeyboardInterrupt) after Ctrl-C or SIGTERM, with the state saved.
     """
     began = time.monotonic()
     config = _config(preset, sets)
-    photos, drawings = _packs(photos, drawings, config.train.framing)
-    groups = group_names(photos, drawings, config.train.groups)
     kind = methods.find(config.method)
+    packs, unused = _packs({"photos": photos, "drawings": drawings}, kind.sides(config.model), config)
+    groups = group_names(packs, config.train.groups)
     if kind.needs_groups:
-        check_groups(photos, drawings, groups, config.train)
-    config = _with_base(config, drawings, groups)
+        check_groups(packs, groups, config.train)
+    config = _with_base(config, packs[-1], groups)
     where = _device(device)
     run = Run(out)
     settings = config.dump()
-    packs: dict[str, Any] = {pack.side: _pack_facts(pack) for pack in (photos, drawings)}
+    of_packs: dict[str, Any] = {str(pack.side): _pack_facts(pack) for pack in packs}
     with run.lock(), _memory_told(where), ExitStack() as at_the_end:
-        run.check(settings, packs, init)
+        run.check(settings, of_packs, init)
         run.clean()
         watch = Watch(config.train.steps, quiet)
         at_the_end.callback(watch.close)
@@ -72,11 +73,14 @@ def train(
 
         # All that bad input can break comes before the run is recorded: the corrected command then finds
         # the folder as it was.
-        feed = Feed(photos, drawings, groups, config.train, where)
-        trainee = Trainee(config, photos.size, groups, where)
+        sides = {pack.side: pack for pack in packs}
+        feed = Feed(sides.get("photos"), sides.get("drawings"), groups, config.train, where)
+        trainee = Trainee(config, packs[0].size, groups, where)
         saved, first_weights = states.newest(watch.say), None
         if saved is None:
             first_weights = _first_weights(trainee, run, init)
+            if first_weights is None and trainee.method.frozen():
+                raise Problem(f"{_frozen(trainee)}: that takes first weights to keep; name them with --init")
             trainee.learn_first(feed.everything, watch.say)
         else:
             trainee.load(*saved)
@@ -85,17 +89,23 @@ def train(
             run.record(settings)
             watch.say(f"this run is finished: {counters.step} steps are done; raise train.steps to go on")
             return _summary(run, trainee, began)
-        held_out = HeldOut(photos, drawings, config.train, str(where), watch.say)
+        held_out = HeldOut(packs, trainee.method, config.train, str(where), watch.say)
         if saved is not None:
             _measure_best_again(trainee, held_out, run, watch)
         trackers = Trackers(track, run.path, settings, counters.step)
         at_the_end.callback(trackers.close)
 
-        run.record(settings, None if run.started else {"packs": packs, "init": first_weights})
+        run.record(settings, None if run.started else {"packs": of_packs, "init": first_weights})
         log = Log(run.log_file, counters.log_bytes)
         at_the_end.callback(log.close)
-        warnings = [*_unlike(photos, drawings), *left_out(photos, drawings, config.train)]
-        if len(groups) > 1 and not kind.needs_groups and config.train.sampling == "proportional":
+        warnings = [*unused, *_unlike(packs), *left_out(packs, config.train)]
+        translates = not kind.generates
+        if (
+            translates
+            and len(groups) > 1
+            and not kind.needs_groups
+            and config.train.sampling == "proportional"
+        ):
             warnings.append(
                 f"the packs have {len(groups)} groups, of which this method knows nothing: small ones may lose what "
                 "sets them apart; the preset 'groups' keeps it"
@@ -108,7 +118,7 @@ def train(
             watch.say(f"continuing at step {counters.step}")
         if config.train.compile:
             trainee.compile(watch.say)
-        facts = _style_facts(photos, drawings)
+        facts = _style_facts(packs)
         watch.start(counters.step)
         with guard.StopRequest().listening() as stop:
             loop(trainee, feed, held_out, run, states, log, trackers, watch, stop, facts)
@@ -134,15 +144,30 @@ def _with_base(config: Config, drawings: Pack, groups: Sequence[str]) -> Config:
     return config
 
 
-def _packs(photos: Pack | str | Path, drawings: Pack | str | Path, framing: str | None) -> tuple[Pack, Pack]:
-    opened = [pack if isinstance(pack, Pack) else Pack.open(pack) for pack in (photos, drawings)]
-    for pack, side in zip(opened, ("photos", "drawings")):
+def _packs(
+    given: dict[str, Pack | str | Path | None], sides: Sequence[str], config: Config
+) -> tuple[list[Pack], list[str]]:
+    """The packs that the method learns from, opened, photos first; and a line for one that it does not need."""
+    opened, unused, framing = [], [], config.train.framing
+    for side in sides:
+        if given[side] is None:
+            raise Problem(f"{config.method} learns from {' and '.join(sides)}: name a pack with --{side}")
+    for side, one in given.items():
+        if side not in sides:
+            if one is not None:
+                unused.append(
+                    f"the {side} are not used: {config.method} learns from {' and '.join(sides)} alone"
+                )
+            continue
+        assert one is not None
+        pack = one if isinstance(one, Pack) else Pack.open(one)
         if pack.side != side:
             raise Problem(
                 f"the pack given as {side} was prepared as {pack.side}; swap them, or prepare it again"
             )
+        opened.append(pack)
     sizes = [pack.size for pack in opened]
-    if sizes[0] != sizes[1]:
+    if sizes[0] != sizes[-1]:
         raise Problem(f"photos of {sizes[0]} px and drawings of {sizes[1]} px; prepare both with one --size")
     framings = {pack.framing for pack in opened} - {"as-is"}
     if len(framings) > 1:
@@ -155,12 +180,20 @@ def _packs(photos: Pack | str | Path, drawings: Pack | str | Path, framing: str 
             f"the packs are framed {framings.pop()!r} and this preset wants {framing!r}; prepare them with "
             f"--framing {framing}, or say --set train.framing=null"
         )
-    return opened[0], opened[1]
+    return opened, unused
 
 
-def _unlike(photos: Pack, drawings: Pack) -> list[str]:
+def _frozen(trainee: Trainee) -> str:
+    """What the settings keep of the first weights, in words."""
+    return ", ".join(f"{name}={getattr(trainee.config.model, name)}" for name in trainee.method.frozen())
+
+
+def _unlike(packs: Sequence[Pack]) -> list[str]:
     """What is worth a warning: whatever differs between the two sides, the style will learn to change."""
-    told = []
+    told: list[str] = []
+    if len(packs) < 2:
+        return told
+    photos, drawings = packs
     if photos.framing != drawings.framing:
         told.append(f"photos are framed {photos.framing!r} and drawings {drawings.framing!r}")
     if (photos.whiten is None) != (drawings.whiten is None):
@@ -245,15 +278,14 @@ def _pack_facts(pack: Pack) -> dict[str, Any]:
     }
 
 
-def _style_facts(photos: Pack, drawings: Pack) -> dict[str, Any]:
-    """What a Style says of where it comes from."""
-    packs = (photos, drawings)
+def _style_facts(packs: Sequence[Pack]) -> dict[str, Any]:
+    """What a Style says of where it comes from; how faces lie, by the photos where there are some."""
     notes = {pack.side: sorted({row.note for row in pack.rows if row.note}) for pack in packs}
     return {
         "packs": {pack.side: pack.hash for pack in packs},
-        "framing": photos.framing,
-        "pad": photos.pad,
-        "whiten": photos.whiten,
+        "framing": packs[0].framing,
+        "pad": packs[0].pad,
+        "whiten": packs[0].whiten,
         "licence": {side: found for side, found in notes.items() if found} or None,
     }
 
@@ -268,5 +300,6 @@ def _summary(run: Run, trainee: Trainee, began: float) -> dict[str, Any]:
         "best": str(run.best),
         "last": str(run.last),
         "skipped": counters.skipped,
+        "generates": trainee.method.generates,
         "seconds": time.monotonic() - began,
     }

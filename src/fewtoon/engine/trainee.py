@@ -116,6 +116,8 @@ class Trainee:
         ]
         if still:
             lines.append(f"frozen whole: {', '.join(still)}")
+        for name, count in self.method.frozen().items():
+            lines.append(f"{name} = {getattr(self.config.model, name)} freezes {count:,} parameters")
         return lines
 
     # --- saving and loading ------------------------------------------------------------------------------

@@ -14,6 +14,15 @@ def least_squares(logit: Tensor, target: float) -> Tensor:
     return (logit.float() - target).square().mean()
 
 
+def logistic(logit: Tensor, real: bool) -> Tensor:
+    """mean softplus(-logit), or of softplus(logit) where not `real`: the non-saturating logistic loss.
+
+    Goodfellow et al., arXiv:1406.2661, section 3. logit: any shape. Returns a float32 scalar.
+    """
+    logit = logit.float()
+    return F.softplus(-logit if real else logit).mean()
+
+
 def classification(logit: Tensor, target: float) -> Tensor:
     """Binary cross-entropy of logits against one label, the mean over all of them; float32 scalar."""
     logit = logit.float()

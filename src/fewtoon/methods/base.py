@@ -16,13 +16,18 @@ from fewtoon.config import Strict
 
 
 class Batch(NamedTuple):
-    """What one (micro-)batch of training holds."""
+    """What one (micro-)batch of training holds; a side that the method does not learn from is empty."""
 
     photos: Tensor  # (B, 3, S, S) float in [-1, 1]
     drawings: Tensor  # (B, 3, S, S) float in [-1, 1]
     photo_groups: Tensor  # (B,) int64, index into the method's groups; -1: no group
     drawing_groups: Tensor  # (B,)
     step: int
+
+    @property
+    def size(self) -> int:
+        """Pictures of a side."""
+        return max(len(self.photos), len(self.drawings))
 
 
 class Shared(dict):
@@ -60,6 +65,8 @@ class Method:
     grouped: bool = False  # whether translate draws each group in a way of its own
     reader: ClassVar[str] = ""  # the network that reads the group of a photo, where there is one
     optional: ClassVar[tuple[str, ...]] = ()  # networks that a Style may lack: translate does not need them
+    extra: ClassVar[tuple[str, ...]] = ()  # networks that a Style may have beside: for --init alone
+    generates: ClassVar[bool] = False  # draws from random numbers (B, Z), `latents`, instead of photos
 
     class Config(Strict):
         """The method's settings; one comment per field."""
@@ -67,6 +74,11 @@ class Method:
     def __init__(self, config: Strict, size: int, groups: Sequence[str] = (), training: bool = True) -> None:
         """`size`: side S of the pictures in pixels. Raises Problem when the method cannot work at that size."""
         self.config, self.size, self.groups, self.training = config, size, list(groups), training
+
+    @classmethod
+    def sides(cls, config: Strict) -> tuple[str, ...]:
+        """Which packs it learns from: "photos", "drawings" or both."""
+        return ("photos", "drawings")
 
     def networks(self) -> dict[str, nn.Module]:
         """Name -> network. With training=False, the subset that translates, under the same names."""
@@ -88,8 +100,19 @@ class Method:
         return {}
 
     def translate(self, photos: Tensor, group: str | None = None) -> Tensor:
-        """(B, 3, S, S) in [-1, 1] -> the same. Deterministic; each picture independent of the others."""
+        """(B, 3, S, S) in [-1, 1] -> the same. Deterministic; each picture independent of the others.
+
+        Of a method that generates: latents (B, Z) -> (B, 3, S, S).
+        """
         raise NotImplementedError
+
+    def latents(self, count: int, seed: int) -> Tensor:
+        """(count, Z): random numbers that a method that generates draws pictures from; those of a seed."""
+        raise NotImplementedError
+
+    def frozen(self) -> dict[str, int]:
+        """Setting -> how many parameters it keeps as they were, which takes first weights (--init)."""
+        return {}
 
     def reads_groups(self) -> bool:
         """Whether `read` can tell groups apart."""
@@ -113,5 +136,8 @@ class Method:
         return tensors
 
     def preview(self, photos: Tensor) -> dict[str, Tensor]:
-        """Columns of the preview grid, in order: title -> (B, 3, S, S) in [-1, 1]; among them "drawing"."""
+        """Columns of the preview grid, in order: title -> (B, 3, S, S) in [-1, 1]; among them "drawing".
+
+        photos: what `translate` takes.
+        """
         return {"photo": photos, "drawing": self.translate(photos)}

@@ -59,6 +59,7 @@ class Groups(UGATIT):
         group_loss: Literal["none", "cross-entropy", "squared-error"] = "none"  # discriminators tell groups
         group_sides: Literal["drawings", "both"] = "drawings"  # whose discriminators do
         group_pooling: Literal["features", "padded"] = "features"  # of which map they are told
+        group_told: Literal["none", "drawings", "both"] = "none"  # whose discriminators are told the group
         group_weight: float = Field(1.0, ge=0)  # of that loss for the discriminators
         group_generator_weight: float = Field(1.0, ge=0)  # of that loss for the generators
         reader_weight: float = Field(1.0, ge=0)  # of what the frozen readers say to the generators
@@ -125,6 +126,7 @@ class Groups(UGATIT):
             c.published_attention,
             len(self.groups) if asked else 0,
             c.group_pooling,
+            len(self.groups) if c.group_told == "both" or name.startswith(c.group_told) else 0,
         )
 
     def phases(self):
@@ -137,6 +139,9 @@ class Groups(UGATIT):
         return [d._replace(weights={**d.weights, **more_d}), g._replace(weights={**g.weights, **more_g})]
 
     # --- losses ----------------------------------------------------------------------------------------------
+
+    def judged(self, name, pictures, groups, update=False) -> Judged:
+        return self._networks[name](pictures, update, groups)
 
     def real_losses(self, name, judged: Judged, batch: Batch):
         network = cast(Discriminator, self._networks[name])

@@ -160,13 +160,13 @@ class UGATIT(Method):
             fakes = self._fakes(batch, shared)
         losses = {}
         for side in SIDES:
-            real, _ = of_side(batch, side)
+            (real, own), (_, groups) = of_side(batch, side), of_side(batch, OTHER[side])
             n = len(real)
             pair = self.hooks[side](torch.cat([real, fakes[side].detach()]))
             seen = []
             for reach in ("global", "local"):
                 name = f"{side}_{reach}"
-                judged = self._networks[name](pair, update=True)
+                judged = self.judged(name, pair, torch.cat([own, groups]), update=True)
                 for term, logit in (("adversarial", judged.logit), ("cam", judged.cam_logit)):
                     if logit is not None:
                         losses[f"{name}/{term}"] = least_squares(logit[:n], 1) + least_squares(logit[n:], 0)
@@ -181,12 +181,12 @@ class UGATIT(Method):
         fakes = self._fakes(batch, shared)
         for side in SIDES:
             real, groups = of_side(batch, side)
-            source, _ = of_side(batch, OTHER[side])
+            source, source_groups = of_side(batch, OTHER[side])
             fake = fakes[side]
             shown = self.hooks[side](fake)
             for reach in ("global", "local"):
                 name = f"{side}_{reach}"
-                judged = self._networks[name](shown)
+                judged = self.judged(name, shown, source_groups)
                 losses[f"{name}/adversarial"] = least_squares(judged.logit, 1)
                 if judged.cam_logit is not None:
                     losses[f"{name}/cam"] = least_squares(judged.cam_logit, 1)
@@ -221,6 +221,10 @@ class UGATIT(Method):
     def drawn(self, side: str, pictures: Tensor, groups: Tensor) -> Drawn:
         """Pictures (B, 3, S, S) of `groups` (B,), drawn as those of `side`."""
         return self._networks["photo_to_drawing" if side == "drawings" else "drawing_to_photo"](pictures)
+
+    def judged(self, name: str, pictures: Tensor, groups: Tensor, update: bool = False) -> Judged:
+        """What the discriminator `name` says of pictures (B, 3, S, S) of `groups` (B,)."""
+        return self._networks[name](pictures, update)
 
     def real_losses(self, name: str, judged: Judged, batch: Batch) -> dict[str, Tensor]:
         """Further losses of the discriminator `name` for the real pictures, the first half of `judged`."""

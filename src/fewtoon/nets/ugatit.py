@@ -207,6 +207,8 @@ class Discriminator(nn.Module):
     groups: more than 0 adds a classifier of the group on the pooled features; "features" pools them as they
     are and has a bias (Face2Webtoon), "padded" pools them after the reflection padding, without a bias
     (Zhuang & Yang, arXiv:2007.13332).
+    told: more than 0 is how many groups there are, and the group of each picture is told: the logits then also have
+    the inner product of the pooled features with a vector of that group (Miyato & Koyama, arXiv:1802.05637).
     """
 
     def __init__(
@@ -217,6 +219,7 @@ class Discriminator(nn.Module):
         raw_attention: bool = False,
         groups: int = 0,
         group_pooling: str = "features",
+        told: int = 0,
     ) -> None:
         super().__init__()
         widths = [3, *(channels * 2**i for i in range(layers - 1))]
@@ -231,10 +234,12 @@ class Discriminator(nn.Module):
         self.raw_attention = raw_attention
         self.padded = group_pooling == "padded"
         self.group = SpectralNorm(nn.Linear(top, groups, bias=not self.padded)) if groups else None
+        self.told = SpectralNorm(nn.Linear(2 * top, told, bias=False)) if told else None
         self.last = SpectralNorm(nn.Conv2d(top, 1, 4, bias=False))
 
-    def forward(self, x: Tensor, update: bool = False) -> Judged:
-        """x: (B, 3, S, S) in [-1, 1]. update: run the power iteration of spectral normalisation."""
+    def forward(self, x: Tensor, update: bool = False, group: Tensor | None = None) -> Judged:
+        """x: (B, 3, S, S) in [-1, 1]. update: run the power iteration of spectral normalisation. group: (B,) int64,
+        of a discriminator that is told; -1: of no group."""
         x = cast(x)
         for conv in self.convs:
             x = F.leaky_relu(conv(pad_edge(x, 1), update)[0], 0.2)
@@ -250,8 +255,18 @@ class Discriminator(nn.Module):
                     weights = weights[0] / sigma_average, weights[1] / sigma_maximum
             x = F.leaky_relu(attend(x, *weights, self.mix.weight, self.mix.bias), 0.2)
         features = x
-        logit = self.last(pad_edge(x, 1), update)[0]
-        return Judged(logit.float(), cam_logit, features)
+        logit = self.last(pad_edge(x, 1), update)[0].float()
+        if self.told is not None and group is not None:
+            logit = logit + self._of_group(features, group, update)[:, None, None, None]
+        return Judged(logit, cam_logit, features)
+
+    def _of_group(self, features: Tensor, group: Tensor, update: bool) -> Tensor:
+        """(B,): what the group of each picture adds to all its logits."""
+        assert self.told is not None
+        with torch.autocast(features.device.type, enabled=False):
+            of_each = self.told(torch.cat(pools(features), 1), update)[0]  # (B, groups)
+        picked = of_each.gather(1, group.clamp_min(0)[:, None])[:, 0]
+        return torch.where(group >= 0, picked, 0.0)
 
     def classify(self, judged: Judged, update: bool = False) -> Tensor:
         """Group logits (B, groups), float32, from the average of the features."""
