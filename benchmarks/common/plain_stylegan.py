@@ -1,15 +1,22 @@
-"""A StyleGAN2 training step restated plainly after its widest-used PyTorch formulation, to measure ours against.
+"""A StyleGAN2 training step restated plainly after two published PyTorch formulations, to measure ours against.
 
-Eager PyTorch in float32 and NCHW: every picture gets convolution weights of its own and all go through one
-grouped convolution; resampling pads, filters and picks as its own definition says; real and fake go through the
-discriminator apart; generators run anew in every phase. Facts from Karras et al., arXiv:1912.04958. Parameters
-have the names of fewtoon's networks, so that weights can be copied.
+Eager PyTorch in float32 and NCHW; resampling inserts zeros, pads, filters and picks as its definition says; real
+and fake go through the discriminator apart; the generator runs anew in every phase. Facts from Karras et al.,
+arXiv:1912.04958. Parameters have the names of fewtoon's networks, so that weights can be copied.
+
+grouped    every picture gets convolution weights of its own and all go through one grouped convolution; the filter
+           runs over single channels (the widest-used formulation)
+shared     in training the feature map is scaled by the style before a convolution with shared weights, and by the
+           demodulation after it; the filter is one depthwise convolution (that of the official code without its
+           CUDA operations)
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -19,13 +26,31 @@ TAPS = torch.tensor([1.0, 3.0, 3.0, 1.0])
 KERNEL = TAPS[:, None] * TAPS / 64
 
 
+FORMULATION = "grouped"
+
+
+@contextlib.contextmanager
+def formulation(name: str) -> Iterator[None]:
+    """Within it, "grouped" or "shared"."""
+    global FORMULATION
+    before, FORMULATION = FORMULATION, name
+    try:
+        yield
+    finally:
+        FORMULATION = before
+
+
 def upfirdn(x: Tensor, kernel: Tensor, up: int = 1, down: int = 1, pad: tuple[int, int] = (0, 0)) -> Tensor:
     """Zeros between the samples, zeros around, the filter, every `down`th sample."""
     b, c, h, w = x.shape
     x = x.reshape(b * c, h, 1, w, 1)
     x = F.pad(x, (0, up - 1, 0, 0, 0, up - 1)).reshape(b * c, 1, h * up, w * up)
     x = F.pad(x, (pad[0], pad[1], pad[0], pad[1]))
-    x = F.conv2d(x, torch.flip(kernel, (0, 1))[None, None])
+    flipped = torch.flip(kernel, (0, 1)).to(x.dtype)[None, None]
+    if FORMULATION == "shared":
+        x = F.conv2d(x.reshape(b, c, *x.shape[2:]), flipped.repeat(c, 1, 1, 1), groups=c)
+    else:
+        x = F.conv2d(x, flipped)
     x = x[:, :, ::down, ::down]
     return x.reshape(b, c, *x.shape[2:])
 
@@ -61,8 +86,17 @@ class PlainConv(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor) -> Tensor:
         b, i, h, _ = x.shape
-        o = len(self.weight)
-        weight = self.weight / math.sqrt(i * 9) * self.affine(w).view(b, 1, i, 1, 1)
+        o, style = len(self.weight), self.affine(w)
+        weight = self.weight / math.sqrt(i * 9) * style.view(b, 1, i, 1, 1)
+        if FORMULATION == "shared":
+            scale = torch.rsqrt(weight.square().sum([2, 3, 4]) + 1e-8).view(b, o, 1, 1)
+            x, weight = x * style.view(b, i, 1, 1), self.weight / math.sqrt(i * 9)
+            if self.up:
+                y = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+                y = upfirdn(y, KERNEL * 4, pad=(1, 1))
+            else:
+                y = F.conv2d(x, weight, padding=1)
+            return act(y * scale + self.strength * noise, self.bias)
         weight = weight * torch.rsqrt(weight.pow(2).sum([2, 3, 4]) + 1e-8).view(b, o, 1, 1, 1)
         x = x.reshape(1, b * i, h, h)
         if self.up:
@@ -82,7 +116,11 @@ class PlainRGB(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         b, i, h, _ = x.shape
-        weight = self.weight / math.sqrt(i) * self.affine(w).view(b, 1, i, 1, 1)
+        style = self.affine(w)
+        weight = self.weight / math.sqrt(i) * style.view(b, 1, i, 1, 1)
+        if FORMULATION == "shared":
+            y = F.conv2d(x * style.view(b, i, 1, 1), self.weight / math.sqrt(i))
+            return y + self.bias.view(1, 3, 1, 1)
         y = F.conv2d(x.reshape(1, b * i, h, h), weight.view(b * 3, i, 1, 1), groups=b)
         return y.view(b, 3, h, h) + self.bias.view(1, 3, 1, 1)
 

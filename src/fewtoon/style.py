@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -272,17 +272,23 @@ def to_pixels(pictures: Tensor) -> np.ndarray:
     return np.ascontiguousarray(levels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
 
 
-def write(path: str | Path, method: Method, facts: dict[str, Any]) -> None:
+def write(
+    path: str | Path,
+    method: Method,
+    facts: dict[str, Any],
+    extra: Mapping[str, Mapping[str, Tensor]] | None = None,
+) -> None:
     """Write the networks of `method`, built with training=False, as a Style, atomically.
 
+    extra: name -> state dict of further networks, some of `method.extra`, that a training may begin with.
     `facts` go into the header: framing, packs (their hashes), licence, metrics, step, source, whatever is
     known. Format, version, method, settings, size and groups are added here.
     """
-    networks = method.networks()
+    networks = {name: network.state_dict() for name, network in method.networks().items()} | dict(extra or {})
     tensors = {
         f"{name}.{key}": tensor.detach().cpu().contiguous()
-        for name, network in networks.items()
-        for key, tensor in network.state_dict().items()
+        for name, state in networks.items()
+        for key, tensor in state.items()
     }
     header = {
         **facts,

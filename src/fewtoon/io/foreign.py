@@ -176,14 +176,18 @@ def import_style(
 ) -> str:
     """Write the generators of a foreign checkpoint as a Style; returns one line that says what was found.
 
+    A StyleGAN2 checkpoint's discriminator comes along, for trainings that begin with it.
     size: side of the pictures for weights that work at any size (default 256). groups: names for the groups of
     a checkpoint with a branch for each, in its order (default "0", "1" ...). Raises Problem.
     """
     from fewtoon import config, methods, style
+    from fewtoon.io import stylegan
 
-    found = read(path)
-    if Path(out).exists() and Path(out).samefile(path):
+    if Path(out).exists() and Path(path).exists() and Path(out).samefile(path):
         raise Problem(f"--out {str(out)!r} is the checkpoint itself; name another file for the style")
+    if stylegan.looks_like_one(path):
+        return _import_generator(path, out, size, groups)
+    found = read(path)
     if size is not None and found.size is not None and size != found.size:
         raise Problem(f"--size {size}: these full weights work at {found.size} px only; leave --size away")
     names = _group_names(found.groups, groups, str(path))
@@ -210,6 +214,40 @@ def import_style(
         },
     )
     return found.describe()
+
+
+def _import_generator(
+    path: str | Path, out: str | Path, size: int | None, groups: Sequence[str] | None
+) -> str:
+    """`import_style` of a StyleGAN2 checkpoint."""
+    from fewtoon import config, methods, style
+    from fewtoon.io import stylegan
+    from fewtoon.methods.stylegan import StyleGAN
+
+    found = stylegan.read(path)
+    if size is not None and size != found.size:
+        raise Problem(f"--size {size}: these weights make pictures of {found.size} px; leave --size away")
+    settings = dict(found.model)
+    classes = settings.pop("classes")
+    if groups is not None and not classes:
+        raise Problem(f"--groups {','.join(groups)!r}: {str(path)!r} has no classes; leave --groups away")
+    names = _group_names(classes, groups, str(path)) if classes else []
+    kind = methods.find("stylegan")
+    model = config.section(kind.Config, {**settings, "conditional": bool(classes)}, "model")
+    with torch.device("meta"):
+        method = kind(model, found.size, names, training=False)
+    assert isinstance(method, StyleGAN)
+    drawer = found.networks["generator"]
+    if "average" in found.lacks:
+        drawer["mapping.average"] = torch.zeros(settings["style"])
+    weights.fill(method.generator, drawer, f"{str(path)!r}, the generator")
+    difference = stylegan.verify(found, method.generator)
+    if "average" in found.lacks:
+        method.generator.mapping.average.copy_(method.generator.mapping.measure())
+    facts = {"source": {"system": found.system, "file": Path(path).name, "sha256": file_hash(path)}}
+    extra = {name: state for name, state in found.networks.items() if name != "generator"}
+    style.write(out, method, facts, extra)
+    return f"{found.describe()}; draws as the file's own tensors to {max(difference):.0e}"
 
 
 def renamed(state: Mapping[str, Tensor], rules: list[Rule], what: str) -> dict[str, Tensor]:

@@ -19,11 +19,19 @@ from torch import Tensor, nn
 from fewtoon.errors import Problem
 from fewtoon.io import pickled, stylegan_plain, weights
 from fewtoon.io.files import write_bytes
+from fewtoon.io.stylegan_names import (
+    Place,
+    Places,
+    discriminator_places,
+    filters_of,
+    generator_places,
+    shapes,
+    sizes,
+)
 
 ROSINALITY = "rosinality StyleGAN2"
 NVIDIA = "NVIDIA StyleGAN2-ADA"
 DEVIATION_GROUP = 4  # pictures in a group of the minibatch standard deviation, unless a file says otherwise
-CLASS_LAYERS = 8  # of the mapping of classes in NVIDIA's discriminator, which no preset of theirs changes
 TOLERANCE = 1e-3  # the largest difference of two drawings that are called the same
 
 # Beside the networks in rosinality's files, and of no use for drawing.
@@ -77,37 +85,6 @@ class Found(NamedTuple):
         )
 
 
-class Place(NamedTuple):
-    """Where a file keeps a tensor of ours, and how many dimensions of length 1 it puts around it."""
-
-    name: str
-    before: int = 0
-    after: int = 0
-
-    def shape(self, ours: tuple[int, ...]) -> tuple[int, ...]:
-        return (*[1] * self.before, *ours, *[1] * self.after)
-
-
-Places = dict[str, Place]
-
-# Our names within a layer -> theirs.
-_ROSINALITY_LAYER = {
-    "weight": Place("conv.weight", 1),
-    "bias": Place("activate.bias"),
-    "strength": Place("noise.weight", 1),
-    "affine.weight": Place("conv.modulation.weight"),
-    "affine.bias": Place("conv.modulation.bias"),
-}
-_ROSINALITY_RGB = {
-    "weight": Place("conv.weight", 1),
-    "bias": Place("bias", 1, 2),
-    "affine.weight": Place("conv.modulation.weight"),
-    "affine.bias": Place("conv.modulation.bias"),
-}
-_NVIDIA_RGB = {name: Place(name) for name in ("weight", "bias", "affine.weight", "affine.bias")}
-_NVIDIA_LAYER = _NVIDIA_RGB | {"strength": Place("noise_strength"), "noise": Place("noise_const")}
-
-
 def read(path: str | Path) -> Found:
     """Detect and read a StyleGAN2 checkpoint. Raises Problem for anything else, and for a hostile or torn file.
 
@@ -130,6 +107,18 @@ def read(path: str | Path) -> Found:
     )
 
 
+def looks_like_one(path: str | Path) -> bool:
+    """Whether a file is a StyleGAN2 checkpoint rather than a translator's, by its first megabyte: names of tensors
+    come first in every format. False for a file that is not there."""
+    if not Path(path).is_file():
+        return False
+    with open(path, "rb") as file:
+        start = file.read(2**20)
+    torch_file = start.startswith(b"PK") or _TORCH_MAGIC in start[:32]
+    names = (b"style.1.weight", b"convs.0.0.weight", b"g_ema", b"G_ema")
+    return any(name in start for name in names) if torch_file else start.startswith(b"\x80")
+
+
 def to_rosinality(
     networks: Mapping[str, Mapping[str, Tensor]], model: Mapping[str, Any], size: int
 ) -> dict[str, Any]:
@@ -149,9 +138,9 @@ def to_rosinality(
     for theirs, ours in (("g", "live"), ("d", "discriminator"), ("g_ema", "generator")):
         if ours in networks:
             drawer = theirs != "d"
-            places = (_generator_places if drawer else _discriminator_places)(size, model, nvidia=False)
+            places = (generator_places if drawer else discriminator_places)(size, model, nvidia=False)
             state = {key: tensor for key, tensor in networks[ours].items() if key != "mapping.average"}
-            out[theirs] = {name: _filter() * gain for name, gain in _filters(size, False, drawer).items()}
+            out[theirs] = {name: _filter() * gain for name, gain in filters_of(size, False, drawer).items()}
             for key, tensor in _complete(state, places.keys(), f"network {ours!r}").items():
                 place, own = places[key], tensor.detach().cpu().clone()
                 out[theirs][place.name] = own.reshape(place.shape(tuple(own.shape)))
@@ -170,6 +159,51 @@ def write_rosinality(
     write_bytes(path, buffer.getvalue())
 
 
+def export_style(path: str | Path, out: str | Path) -> str:
+    """Write a StyleGAN Style, and the discriminator where its file has one, in rosinality's layout; returns one line.
+
+    Raises Problem for another style, and for what that layout has no place for.
+    """
+    from fewtoon import style
+
+    if Path(out).suffix != ".pt":
+        raise Problem(
+            f"--out {str(out)!r}: StyleGAN styles are exported as rosinality's .pt; name a .pt file"
+        )
+    opened = style.load(path, "cpu")
+    if not opened.method.generates:
+        raise Problem(
+            f"style {str(path)!r} ({opened.method.name}) is no StyleGAN; only these are exported so far"
+        )
+    settings = opened.method.config
+    if getattr(settings, "freeze_styles", 0):
+        raise Problem(
+            f"style {str(path)!r} has styles of its source (freeze_styles), for which rosinality's code has no place"
+        )
+    generator: Any = opened.method.networks()["generator"]
+    networks = {"generator": generator.state_dict()}
+    file = Path(path) / "best.safetensors" if Path(path).is_dir() else Path(path)
+    judge = {
+        key.removeprefix("discriminator."): tensor
+        for key, tensor in weights.read(file).items()
+        if key.startswith("discriminator.")
+    }
+    if judge:
+        networks["discriminator"] = judge
+    synthesis = generator.synthesis
+    model = {
+        "channels": [synthesis.block(r).conv.weight.shape[0] for r in synthesis.sizes],
+        "latent": generator.mapping.latent,
+        "style": generator.mapping.style,
+        "mapping_layers": len(generator.mapping.layers),
+        "clamp": settings.clamp,  # type: ignore[attr-defined]
+        "deviation_group": settings.deviation_group,  # type: ignore[attr-defined]
+        "classes": 0 if generator.mapping.embed is None else generator.mapping.embed.weight.shape[1],
+    }
+    write_rosinality(out, networks, model, opened.size)
+    return f"{', '.join(sorted(networks))} of {opened.size} px, in rosinality's layout"
+
+
 def verify(found: Found, generator: nn.Module, seed: int = 0) -> tuple[float, float]:
     """Draw two pictures with our network and plainly with the file's own tensors: the largest differences of w and
     of the pictures, with constant noise.
@@ -186,7 +220,7 @@ def verify(found: Found, generator: nn.Module, seed: int = 0) -> tuple[float, fl
         theirs = stylegan_plain.mapping(found.theirs, z, nvidia, one_hot)
         ours = generator.mapping(z) if named is None else generator.mapping(z, named)  # type: ignore[operator]
         # The codes take turns, so that a code at the wrong layer shows.
-        codes = torch.stack([theirs.roll(k, 0) for k in range(2 * len(_sizes(found.size)))], 1)
+        codes = torch.stack([theirs.roll(k, 0) for k in range(2 * len(sizes(found.size)))], 1)
         image = generator.synthesis(codes, noise="fixed")  # type: ignore[operator]
         plain = stylegan_plain.synthesis(found.theirs, codes, nvidia, found.model["clamp"])
     w, picture = float((ours - theirs).abs().max()), float((image - plain).abs().max())
@@ -266,7 +300,7 @@ def _found(system: str, generator: Any, discriminator: Any, average: Any, what: 
     size, model = _detected(state, nvidia, drawer)
     model["clamp"] = _clamp(_arguments(generator, "skip", drawer), drawer)
     lacks = []
-    places = _generator_places(size, model, nvidia)
+    places = generator_places(size, model, nvidia)
     if not nvidia and average is not None:
         if not _whole(average):
             raise Problem(f"{what}: 'latent_avg' is no tensor of numbers; copy the file again")
@@ -279,8 +313,8 @@ def _found(system: str, generator: Any, discriminator: Any, average: Any, what: 
     if not nvidia and not any(map(_NOISE.fullmatch, state)):  # the first version had no constant noise
         lacks.append("noise")
         state |= _drawn_noise(size)
-    filters = _filters(size, nvidia, True)
-    networks = {"generator": _placed(state, places, _shapes(size, model, True), filters, drawer)}
+    filters = filters_of(size, nvidia, True)
+    networks = {"generator": _placed(state, places, shapes(size, model, True), filters, drawer)}
     if discriminator is not None:
         if isinstance(discriminator, pickled.Record):
             arguments = _arguments(discriminator, "resnet", judge)
@@ -290,8 +324,8 @@ def _found(system: str, generator: Any, discriminator: Any, average: Any, what: 
                 )
             model["deviation_group"] = _deviation_group(arguments, judge)
         own = _state(discriminator, "discriminator", what)
-        places, filters = _discriminator_places(size, model, nvidia), _filters(size, nvidia, False)
-        networks["discriminator"] = _placed(own, places, _shapes(size, model, False), filters, judge)
+        places, filters = discriminator_places(size, model, nvidia), filters_of(size, nvidia, False)
+        networks["discriminator"] = _placed(own, places, shapes(size, model, False), filters, judge)
         if model["classes"]:  # our mapping has an average, which nothing asks for in a discriminator
             networks["discriminator"]["mapping.average"] = torch.zeros(model["channels"][0])
     return Found(system, model, size, networks, tuple(lacks), state)
@@ -307,7 +341,7 @@ def _detected(state: Mapping[str, Tensor], nvidia: bool, what: str) -> tuple[int
         raise Problem(
             f"{what} is not StyleGAN2's: {layers} mapping layers and colours up to {size} px; name another file"
         )
-    probe = _generator_places(size, {"mapping_layers": layers, "classes": 0}, nvidia)
+    probe = generator_places(size, {"mapping_layers": layers, "classes": 0}, nvidia)
 
     def length(ours: str, dimension: int) -> int:
         tensor = state.get(probe[ours].name)
@@ -319,7 +353,7 @@ def _detected(state: Mapping[str, Tensor], nvidia: bool, what: str) -> tuple[int
     embed = state.get("mapping.embed.weight") if nvidia else None
     classes = embed.shape[-1] if embed is not None and embed.ndim == 2 else 0
     model = {
-        "channels": [length(f"synthesis.blocks.{r}.conv.weight", -4) for r in _sizes(size)],
+        "channels": [length(f"synthesis.blocks.{r}.conv.weight", -4) for r in sizes(size)],
         "latent": length("mapping.layers.0.weight", 1) - (style if classes else 0),
         "style": style,
         "mapping_layers": layers,
@@ -375,7 +409,7 @@ def _filter() -> Tensor:
 def _drawn_noise(size: int) -> dict[str, Tensor]:
     """Constant noise for a file that has none, the same each time it is read."""
     random = torch.Generator().manual_seed(0)
-    counts = {number: 2 ** ((number + 5) // 2) for number in range(2 * len(_sizes(size)) - 1)}
+    counts = {number: 2 ** ((number + 5) // 2) for number in range(2 * len(sizes(size)) - 1)}
     return {f"noises.noise_{k}": torch.randn(1, 1, r, r, generator=random) for k, r in counts.items()}
 
 
@@ -433,110 +467,3 @@ def _deviation_group(arguments: Mapping[str, Any], what: str) -> int:
             f"{what} was built with mbstd_group_size {group!r:.80}; fewtoon needs a whole number above 0"
         )
     return group
-
-
-# --- names and shapes ------------------------------------------------------------------------------------------
-
-
-def _sizes(size: int) -> list[int]:
-    return [2**k for k in range(2, size.bit_length())]
-
-
-def _generator_places(size: int, model: Mapping[str, Any], nvidia: bool) -> Places:
-    """Our keys of a generator, without its average -> where they are in the file."""
-    places: Places = {
-        "synthesis.constant": Place("synthesis.b4.const") if nvidia else Place("input.input", 1)
-    }
-    for i in range(model["mapping_layers"]):
-        places |= _linear(f"mapping.layers.{i}", f"mapping.fc{i}" if nvidia else f"style.{i + 1}")
-    if model["classes"]:
-        places |= _linear("mapping.embed", "mapping.embed")
-    for b, r in enumerate(_sizes(size)):
-        ours = f"synthesis.blocks.{r}"
-        if nvidia:
-            if b:
-                places |= _layer(f"{ours}.up", f"synthesis.b{r}.conv0", _NVIDIA_LAYER)
-            places |= _layer(f"{ours}.conv", f"synthesis.b{r}.conv1", _NVIDIA_LAYER)
-            places |= _layer(f"{ours}.rgb", f"synthesis.b{r}.torgb", _NVIDIA_RGB)
-        else:
-            if b:
-                places |= _layer(f"{ours}.up", f"convs.{2 * b - 2}", _ROSINALITY_LAYER)
-                places[f"{ours}.up.noise"] = Place(f"noises.noise_{2 * b - 1}", 2)
-            places |= _layer(f"{ours}.conv", f"convs.{2 * b - 1}" if b else "conv1", _ROSINALITY_LAYER)
-            places[f"{ours}.conv.noise"] = Place(f"noises.noise_{2 * b}", 2)
-            places |= _layer(f"{ours}.rgb", f"to_rgbs.{b - 1}" if b else "to_rgb1", _ROSINALITY_RGB)
-    return places
-
-
-def _discriminator_places(size: int, model: Mapping[str, Any], nvidia: bool) -> Places:
-    places = _linear("rgb", f"b{size}.fromrgb") if nvidia else _conv("rgb", "convs.0", 0)
-    for i, r in enumerate(_sizes(size)[:0:-1], 1):
-        ours, theirs = f"blocks.{r}", f"b{r}" if nvidia else f"convs.{i}"
-        if nvidia:
-            places |= _linear(f"{ours}.conv", f"{theirs}.conv0") | _linear(f"{ours}.down", f"{theirs}.conv1")
-        else:  # theirs counts the filter before a convolution as a layer
-            places |= _conv(f"{ours}.conv", f"{theirs}.conv1", 0) | _conv(
-                f"{ours}.down", f"{theirs}.conv2", 1
-            )
-        places[f"{ours}.skip.weight"] = Place(
-            f"{theirs}.skip.weight" if nvidia else f"{theirs}.skip.1.weight"
-        )
-    places |= _linear("last.conv", "b4.conv") if nvidia else _conv("last.conv", "final_conv", 0)
-    places |= _linear("last.hidden", "b4.fc" if nvidia else "final_linear.0")
-    places |= _linear("last.out", "b4.out" if nvidia else "final_linear.1")
-    if model["classes"]:
-        places |= _linear("mapping.embed", "mapping.embed")
-        for i in range(CLASS_LAYERS):
-            places |= _linear(f"mapping.layers.{i}", f"mapping.fc{i}")
-    return places
-
-
-def _linear(ours: str, theirs: str) -> Places:
-    return {f"{ours}.{kind}": Place(f"{theirs}.{kind}") for kind in ("weight", "bias")}
-
-
-def _conv(ours: str, theirs: str, number: int) -> Places:
-    """A convolution whose bias is in the activation after it."""
-    return {
-        f"{ours}.weight": Place(f"{theirs}.{number}.weight"),
-        f"{ours}.bias": Place(f"{theirs}.{number + 1}.bias"),
-    }
-
-
-def _layer(ours: str, theirs: str, parts: Mapping[str, Place]) -> Places:
-    return {f"{ours}.{key}": place._replace(name=f"{theirs}.{place.name}") for key, place in parts.items()}
-
-
-def _filters(size: int, nvidia: bool, drawer: bool) -> dict[str, float]:
-    """The filters in a file, which are the same everywhere -> the gain that they contain."""
-    above = _sizes(size)[1:]
-    if nvidia:
-        layers = (
-            ["conv0.", "conv1.", "torgb.", ""]
-            if drawer
-            else ["fromrgb.", "conv0.", "conv1.", "skip.", "conv.", ""]
-        )
-        stem = "synthesis.b" if drawer else "b"
-        return {f"{stem}{r}.{layer}resample_filter": 1.0 for r in (4, *above) for layer in layers}
-    if drawer:  # 4: for the zeros that upsampling puts between
-        names = [f"convs.{2 * b}.conv.blur" for b in range(len(above))] + [
-            f"to_rgbs.{b}.upsample" for b in range(len(above))
-        ]
-        return {f"{name}.kernel": 4.0 for name in names}
-    return {f"convs.{i}.{part}.0.kernel": 1.0 for i in range(1, len(above) + 1) for part in ("conv2", "skip")}
-
-
-def _shapes(size: int, model: Mapping[str, Any], drawer: bool) -> dict[str, tuple[int, ...]]:
-    """Our keys of a generator or a discriminator -> the shapes that our networks have."""
-    from fewtoon.nets.stylegan2 import Discriminator, Generator
-
-    channels, clamp, classes = model["channels"], model["clamp"], model["classes"]
-    with torch.device("meta"):  # no memory: the file may claim an enormous network
-        network = (
-            Generator(
-                size, channels, model["latent"], model["style"], model["mapping_layers"], clamp, classes
-            )
-            if drawer
-            else Discriminator(size, channels, clamp, model["deviation_group"], classes, CLASS_LAYERS)
-        )
-    return {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}

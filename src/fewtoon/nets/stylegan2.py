@@ -105,7 +105,7 @@ class Mapping(nn.Module):
     def forward(self, z: Tensor, classes: Tensor | None = None) -> Tensor:
         """z: (B, Z); classes: (B,) int64 where the network has classes -> w: (B, W), float32."""
         with torch.autocast(z.device.type, enabled=False):
-            x = _unit(z.float())
+            x = _unit(_whole(z))
             if self.embed is not None:
                 if classes is None:
                     raise Problem("this generator has classes: name one for each picture")
@@ -121,6 +121,11 @@ class Mapping(nn.Module):
         random = torch.Generator().manual_seed(seed)
         z = torch.randn(pictures, self.latent, generator=random)
         return self(z.to(self.average.device)).mean(0)
+
+
+def _whole(x: Tensor) -> Tensor:
+    """In float32, or in float64 where it is."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def _unit(x: Tensor) -> Tensor:
@@ -188,7 +193,7 @@ class ToRGB(nn.Module):
             )  # (B, I, 3): one for each picture is small here
         b, _, height, width = x.shape
         flat = x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, H W, I)
-        rgb = torch.bmm(flat, weight.to(x.dtype)).float() + self.bias
+        rgb = _whole(torch.bmm(flat, weight.to(x.dtype))) + self.bias
         if self.clamp is not None:
             rgb = rgb.clamp(-self.clamp, self.clamp)
         return rgb.view(b, height, width, 3).permute(0, 3, 1, 2)
@@ -263,7 +268,7 @@ class Synthesis(nn.Module):
             raise Problem(
                 f"style codes of shape {tuple(ws.shape)}; this generator takes (B, W) or (B, {self.codes}, W)"
             )
-        ws = ws.float()
+        ws = _whole(ws)
         maps = iter(self.draw_noise(len(ws), noise))
         x = cast(self.constant).expand(len(ws), -1, -1, -1).contiguous(memory_format=torch.channels_last)
         image: Tensor | None = None
@@ -392,7 +397,7 @@ class Last(nn.Module):
         x = torch.cat([x, spread.to(x.dtype)], 1)
         x = _active(self.conv(x, gain=GAIN, padding=1), self.clamp, GAIN)
         with torch.autocast(x.device.type, enabled=False):
-            x = F.leaky_relu(self.hidden(x.float().flatten(1), gain=GAIN), SLOPE)
+            x = F.leaky_relu(self.hidden(_whole(x).flatten(1), gain=GAIN), SLOPE)
             return self.out(x)
 
 
@@ -405,7 +410,7 @@ def deviation(x: Tensor, group: int) -> Tensor:
     b = len(x)
     group = next(n for n in range(min(group, b), 0, -1) if b % n == 0)
     with torch.autocast(x.device.type, enabled=False):
-        parts = x.float().unflatten(0, (group, b // group))
+        parts = _whole(x).unflatten(0, (group, b // group))
         spread = (parts.var(0, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3))  # (B / group,)
     return spread.repeat(group)[:, None, None, None].expand(-1, 1, *x.shape[2:])
 
