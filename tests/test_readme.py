@@ -174,22 +174,26 @@ def test_the_method_cards_know_every_setting() -> None:
     plain, grouped = (set(methods.find(name).Config.model_fields) for name in ("ugatit", "groups"))
     assert first_column("docs/ugatit.md", "## Settings") == plain
     assert first_column("docs/groups.md", "### Settings") == grouped - plain
+    assert first_column("docs/stylegan.md", "## Settings") == set(
+        methods.find("stylegan").Config.model_fields
+    )
 
 
 def test_the_readme_knows_every_preset() -> None:
     assert first_column("README.md", "**Which preset?**") == set(config.presets())
 
 
-def test_the_commands_of_the_groups_card_are_taken() -> None:
+@pytest.mark.parametrize(("card", "least"), [("groups", 11), ("stylegan", 6)])
+def test_the_commands_of_the_cards_are_taken(card: str, least: int) -> None:
     parser = arguments.parser(cli.VERBS)
-    lines = "".join(blocks("docs/groups.md", "sh")).splitlines()
+    lines = "".join(blocks(f"docs/{card}.md", "sh")).splitlines()
     for line in filter(None, lines):
         program, *given = shlex.split(line)
         args = parser.parse_args(given)
         assert program == "fewtoon"
         if args.run is cli.train:
             config.load(args.preset, args.set)
-    assert len(lines) > 10
+    assert len(lines) >= least
 
 
 def test_pictures_are_small() -> None:

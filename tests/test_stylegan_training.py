@@ -230,6 +230,18 @@ def test_a_style_file_with_a_discriminator_begins_a_training(source: Path, tmp_p
     assert torch.equal(network(tmp_path / "run", "discriminator")["rgb.weight"], judge["rgb.weight"])
 
 
+def test_the_shape_of_the_networks_comes_from_the_first_weights(source: Path, tmp_path: Path) -> None:
+    """So a preset that fine-tunes goes with any source; the run remembers it."""
+    settings = config.load("freeze-d-ada", [*SHORT, "freeze_discriminator_blocks=1"])
+    for _ in range(2):
+        fewtoon.train(settings, None, pack("drawings"), tmp_path, init=source, track=(), quiet=True)
+    fewtoon.train(settings, None, pack("drawings"), tmp_path, track=(), quiet=True)
+    assert fewtoon.load(tmp_path, "cpu").method.config.channel_max == 8  # type: ignore[attr-defined]
+    other = config.load("freeze-d-ada", [*SHORT, *TINY, "latent=4", "freeze_discriminator_blocks=1"])
+    with pytest.raises(Problem, match=r"init.*network 'generator'.*shape"):
+        fewtoon.train(other, None, pack("drawings"), tmp_path / "other", init=source, track=(), quiet=True)
+
+
 # --- bad input -----------------------------------------------------------------------------------------------
 
 

@@ -62,6 +62,7 @@ def train(
     config = _with_base(config, packs[-1], groups)
     where = _device(device)
     run = Run(out)
+    config = _inherited(config, run, init)
     settings = config.dump()
     of_packs: dict[str, Any] = {str(pack.side): _pack_facts(pack) for pack in packs}
     with run.lock(), _memory_told(where), ExitStack() as at_the_end:
@@ -142,6 +143,26 @@ def _with_base(config: Config, drawings: Pack, groups: Sequence[str]) -> Config:
         model = config.model.model_copy(update={"base": richest(drawings, groups)})
         return config.model_copy(update={"model": model})
     return config
+
+
+def _inherited(config: Config, run: Run, init: str | Path | None) -> Config:
+    """With the settings that the method takes over from the first weights, unless the config names one of them."""
+    names = methods.find(config.method).inherits
+    if not names or config.model.model_fields_set & set(names):
+        return config
+    if run.started:
+        before = run.config()
+    elif init is None:
+        return config
+    elif Path(init).is_dir():
+        before = Run.open(init).config()
+    else:
+        before = style.read_header(init)
+    if before["method"] != config.method:
+        return config
+    shared = {name: before["model"][name] for name in names if name in before["model"]}
+    model = configs.section(type(config.model), {**config.model.model_dump(), **shared}, "model")
+    return config.model_copy(update={"model": model})
 
 
 def _packs(

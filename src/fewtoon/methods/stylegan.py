@@ -59,6 +59,16 @@ class StyleGAN(Method):
     paper = "Karras et al., StyleGAN2, CVPR 2020, arXiv:1912.04958"
     extra: ClassVar[tuple[str, ...]] = ("discriminator",)
     generates = True
+    inherits: ClassVar[tuple[str, ...]] = (
+        "channels",
+        "channel_base",
+        "channel_max",
+        "latent",
+        "style",
+        "mapping_layers",
+        "clamp",
+        "deviation_group",
+    )
 
     class Config(Strict):
         """Settings of StyleGAN2 and of its fine-tuning, see docs/stylegan.md."""
