@@ -59,7 +59,11 @@ SMALL: dict[str, list[Small]] = {
     ],
     "groups": [
         Small(32, {"channels": 4, "blocks": 1, **NO_READER}, **VARIED),
-        Small(32, {"channels": 4, "blocks": 1, "augment": "ada", "ada_start": 0.5}, **VARIED),
+        Small(
+            32,
+            {"channels": 4, "blocks": 1, "augment": "ada", "ada_start": 0.5, "group_told": "both"},
+            **VARIED,
+        ),
         Small(32, {"channels": 4, "blocks": 1, **NO_READER, **FACE2WEBTOON}),
         Small(64, {"generator": "hourglass", "channels": 8, "blocks": 1, **NO_READER, **BRANCHES}, **VARIED),
     ],

@@ -18,9 +18,10 @@ from fewtoon.io import images
 from fewtoon.losses.adversarial import group_classification
 from fewtoon.methods.base import Batch, Shared
 from fewtoon.methods.groups import READERS, Groups
-from fewtoon.methods.ugatit import GENERATORS, UGATIT
+from fewtoon.methods.ugatit import DISCRIMINATORS, GENERATORS, UGATIT
 from fewtoon.nets.branches import Branches, from_plain
-from fewtoon.nets.ugatit import Generator
+from fewtoon.nets.classifier import GroupReaders
+from fewtoon.nets.ugatit import Discriminator, Generator
 
 GROUPS = ["men", "women", "kids"]
 SMALL = {"channels": 4, "blocks": 1}
@@ -254,6 +255,59 @@ def test_readers_learn_before_the_first_step_and_styles_carry_that_of_the_photos
     assert not torch.equal(read[:1], artist.translate(photos[:1], "without"))
 
 
+def test_discriminators_that_are_told_judge_by_the_group():
+    """What the group adds is the same at every patch; a picture of no group, and a discriminator that is not told,
+    are judged as they are."""
+    told, plain = Discriminator(4, 4, told=3), Discriminator(4, 4)
+    plain.load_state_dict({k: v for k, v in told.state_dict().items() if not k.startswith("told.")})
+    x = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        logit = told(x, group=torch.tensor([0, 1, -1])).logit
+        other = told(x, group=torch.tensor([1, 1, 2])).logit
+        bare = plain(x).logit
+        assert torch.equal(told(x).logit, bare)
+    assert torch.equal(plain(x, group=torch.tensor([0, 1, 2])).logit, bare)
+    assert torch.equal(logit[1], other[1])
+    assert torch.equal(logit[2], bare[2])
+    for place in (0, 2):
+        added = logit[place] - other[place]
+        assert added.std() < 1e-6
+        assert added.abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("asked", "names"),
+    [("none", []), ("drawings", ["drawings_global", "drawings_local"]), ("both", list(DISCRIMINATORS))],
+)
+def test_whose_discriminators_are_told(asked, names):
+    networks = trainee(group_told=asked, reader_weight=0).method.networks()
+    assert [name for name in DISCRIMINATORS if networks[name].told is not None] == [
+        name for name in DISCRIMINATORS if name in names
+    ]
+
+
+def test_real_pictures_are_judged_by_their_own_group_and_fakes_by_that_of_their_source(monkeypatch):
+    subject = trainee(group_told="both", reader_weight=0)
+    seen = []
+    network = subject.method.networks()["drawings_global"]
+    forward = network.forward
+    monkeypatch.setattr(network, "forward", lambda x, update=False, group=None: (
+        seen.append(group.tolist()), forward(x, update, group))[1])  # fmt: skip
+    some = batch([0, 1])._replace(photo_groups=torch.tensor([1, 1]))
+    subject.method.discriminator_losses(some, Shared())
+    assert seen == [[*some.drawing_groups.tolist(), 1, 1]]
+
+
+def test_readers_say_what_they_agree_on():
+    readers = GroupReaders(3, 3).eval()
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        each = readers.each(x)
+        assert each.shape == (3, 2, 3)
+        assert not torch.allclose(each[0], each[1])
+        torch.testing.assert_close(readers(x), each.log_softmax(2).mean(0))
+
+
 def test_what_is_learned_first_is_a_function_of_the_seed():
     found = []
     for seed in (1, 1, 2):
@@ -262,7 +316,7 @@ def test_what_is_learned_first_is_a_function_of_the_seed():
         subject.method.learn_first(
             lambda side: (torch.arange(30720).reshape(10, 32, 32, 3).byte(), TENTH), seed, print
         )
-        found.append(subject.method.networks()["photos_reader"].last.weight)
+        found.append(subject.method.networks()["photos_reader"].members[0].last.weight)
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
 
