@@ -1,25 +1,29 @@
 """Who keeps their glasses: the published ways to learn from groups of 1050 / 249 / 49 / 38 drawings, and ours.
 
 Photos: omi, 220 of them never seen in training. Drawings: avataaars and lorelei, trained on `train`, compared with
-`test`, which is balanced. Every way gets the same number of updates of the same networks; where a way begins with
+`test`, which is balanced. `--styles world`: the same with photos and drawings of the drawn world, without any data.
+Every way gets the same number of updates of the same networks; where a way begins with
 a model of the rich group, that model has had half of them. What is measured is the last averaged weights, so
 nothing is chosen by its figures. Both judges learn from the training drawings, once for all; no training sees them.
 
     python benchmarks/groups.py --data ../shared/data --out groups        # all, again to go on
     python benchmarks/groups.py --data ../shared/data --out groups --only plain ours --styles lorelei --seeds 0 1
 
-The command that repeats one training by hand is printed before it. Each run folder holds a report with pictures.
+The command that repeats one training by hand is printed before it. Each run folder holds a report with pictures, and
+beside them lies a sheet of the same held-out photos as drawn by every way.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 import fewtoon
@@ -27,8 +31,11 @@ from common.measure import machine, parser, tell
 from fewtoon import config
 from fewtoon.data.pack import Pack
 from fewtoon.data.prepare import prepare
+from fewtoon.data.world import build as world
+from fewtoon.io.images import save_png
 from fewtoon.metrics.attributes import Judges
 from fewtoon.run import Run
+from fewtoon.style import to_pixels, to_tensor
 
 GROUPS = ("0_woman_no_glasses", "1_man_no_glasses", "2_man_glasses", "3_woman_glasses")
 RICH = GROUPS[0]
@@ -57,28 +64,39 @@ WAYS = {
     "branches": Way("group-branches", BRANCHES, from_rich=True),
     "branches-face-id": Way("group-branches", (*BRANCHES, "face_id={face_id}"), from_rich=True),
     "ours": Way("groups"),
+    "ours, not told": Way("groups", ("group_told=none",)),
 }
 
 
 def packs(data: Path, out: Path, size: int, style: str) -> tuple[Pack, Pack]:
     """The pack of photos, and that of a style's drawings: `train` to train on, `test` held out."""
-    drawn, taken = data / "drawings" / style, data / "photos" / "omi"
+    drawn, taken, faces_name = data / "drawings" / style, data / "photos" / "omi", photos_of(style)
     tables = out / "packs"
     tables.mkdir(parents=True, exist_ok=True)
+    if style == "world":
+        built = out / f"world-{size}"
+        drawn, taken = built / "drawings", built / "train" / "photos"
+        world(built / "train", 542, 1386, size, 0, "1050/249/49/38", workers=1)
+        world(built / "test", 4, 240, size, 1, workers=1)
+        for part in ("train", "test"):
+            shutil.copytree(built / part / "drawings", drawn / part, dirs_exist_ok=True)
     groups = [(f"{part}/{g}/{f.name}", g) for part in ("train", "test") for g in GROUPS
               for f in sorted((drawn / part / g).iterdir())]  # fmt: skip
     held = [(name, "held_out" if name.startswith("test") else "train") for name, _ in groups]
     _table(tables / f"{style}-groups.csv", ("file", "group"), groups)
     _table(tables / f"{style}-split.csv", ("file", "split"), held)
     faces = [(f"{g}/{f.name}", g) for g in GROUPS for f in sorted((taken / g).iterdir())]
-    _table(tables / "omi-groups.csv", ("file", "group"), faces)
-    photos, drawings = tables / f"omi-{size}", tables / f"{style}-{size}"
-    prepare(
-        [taken / g for g in GROUPS], "photos", photos, size, tables / "omi-groups.csv", UNSEEN, progress=False
-    )
+    _table(tables / f"{faces_name}-groups.csv", ("file", "group"), faces)
+    photos, drawings = tables / f"{faces_name}-{size}", tables / f"{style}-{size}"
+    prepare([taken / g for g in GROUPS], "photos", photos, size, tables / f"{faces_name}-groups.csv", UNSEEN,
+            progress=False)  # fmt: skip
     prepare([drawn], "drawings", drawings, size, tables / f"{style}-groups.csv",
             split=tables / f"{style}-split.csv", progress=False)  # fmt: skip
     return Pack.open(photos), Pack.open(drawings)
+
+
+def photos_of(style: str) -> str:
+    return "world-photos" if style == "world" else "omi"
 
 
 def _table(path: Path, columns: tuple[str, str], rows: Iterable[tuple[str, str]]) -> None:
@@ -92,11 +110,15 @@ def train(way: str, seed: int, style: str, args: Any) -> Path:
     init = train("rich", seed, style, args) if given.from_rich else None
     steps = args.steps // 2 if given.from_rich or way == "rich" else args.steps
     every = [f"{key}={steps}" for key in ("metric_every", "preview_every")]
-    seen = [f"ada_pictures={args.steps * 4}"] if "face2webtoon" in given.preset or way == "ours" else []
+    seen = (
+        [f"ada_pictures={args.steps * 4}"] if "face2webtoon" in given.preset or way.startswith("ours") else []
+    )
     local = [text.format(face_id=args.face_id) for text in given.sets]
     sets = [*NETWORKS, *TRAINING, *seen, *local, f"steps={steps}", f"seed={seed}", "state_every=250", *every]
-    out = args.out / f"{style}-{args.size}-{args.steps}" / f"{way}-{seed}"
-    photos, drawings = (args.out / "packs" / f"{name}-{args.size}" for name in ("omi", style))
+    out = (
+        args.out / f"{style}-{args.size}-{args.steps}" / f"{way.replace(', ', '-').replace(' ', '-')}-{seed}"
+    )
+    photos, drawings = (args.out / "packs" / f"{name}-{args.size}" for name in (photos_of(style), style))
     if not (out / "last.safetensors").is_file():
         begin = ["--init", str(init)] if init else []
         told = [f"--set {text!r}" for text in sets]
@@ -147,6 +169,19 @@ def row(name: str, result: dict[str, Any]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def sheet(runs: dict[str, Path], photos: Pack, each: int = 3) -> np.ndarray:
+    """(H, W, 3) uint8: the same held-out photos in rows, `each` of every group; a column for every way."""
+    rows = [row for g in GROUPS for row in photos.where("held_out", g)[:each]]
+    names = [photos.rows[row].group or "" for row in rows]
+    pictures = np.array(photos.images[rows])
+    columns = [pictures]
+    for run in runs.values():
+        drawer = fewtoon.load(Run(run).last, "cpu", "bf16")
+        told = names if drawer.groups else None
+        columns.append(to_pixels(drawer.translate(to_tensor(pictures), told)))
+    return np.concatenate([np.concatenate(list(column), 0) for column in columns], 1)
+
+
 HEAD = (
     "| way | glasses kept, men | women | invented | presentation kept, women | men | men, glasses | women, glasses "
     "| KID x1000 (95 %) | mean of groups | rank-1 |\n|---|" + "---:|" * 10
@@ -161,7 +196,9 @@ def main() -> None:
     p.add_argument("--steps", type=int, default=2000, help="updates of four photos and four drawings")
     p.add_argument("--styles", nargs="+", default=["avataaars", "lorelei"])
     p.add_argument("--seeds", nargs="+", type=int, default=[0])
-    p.add_argument("--only", nargs="+", choices=WAYS, default=[way for way in WAYS if way != "rich"])
+    p.add_argument(
+        "--only", nargs="+", choices=WAYS, default=[w for w in WAYS if w != "rich" and "," not in w]
+    )
     p.add_argument("--train-only", action="store_true", help="measure later")
     args = p.parse_args()
     torch.set_num_threads(1)
@@ -174,6 +211,7 @@ def main() -> None:
         }
         if args.train_only:
             continue
+        save_png(args.out / f"{style}-{args.size}-{args.steps}.png", sheet(runs, photos))
         judges = Judges.of_pack(drawings)
         found = {name: measure(run, photos, drawings, judges, args) for name, run in runs.items()}
         lines = [row(name + ("" if told == "told" else ", groups read"), one)

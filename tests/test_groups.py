@@ -20,7 +20,6 @@ from fewtoon.methods.base import Batch, Shared
 from fewtoon.methods.groups import READERS, Groups
 from fewtoon.methods.ugatit import DISCRIMINATORS, GENERATORS, UGATIT
 from fewtoon.nets.branches import Branches, from_plain
-from fewtoon.nets.classifier import GroupReaders
 from fewtoon.nets.ugatit import Discriminator, Generator
 
 GROUPS = ["men", "women", "kids"]
@@ -298,16 +297,6 @@ def test_real_pictures_are_judged_by_their_own_group_and_fakes_by_that_of_their_
     assert seen == [[*some.drawing_groups.tolist(), 1, 1]]
 
 
-def test_readers_say_what_they_agree_on():
-    readers = GroupReaders(3, 3).eval()
-    x = torch.randn(2, 3, 64, 64)
-    with torch.no_grad():
-        each = readers.each(x)
-        assert each.shape == (3, 2, 3)
-        assert not torch.allclose(each[0], each[1])
-        torch.testing.assert_close(readers(x), each.log_softmax(2).mean(0))
-
-
 def test_what_is_learned_first_is_a_function_of_the_seed():
     found = []
     for seed in (1, 1, 2):
@@ -316,7 +305,7 @@ def test_what_is_learned_first_is_a_function_of_the_seed():
         subject.method.learn_first(
             lambda side: (torch.arange(30720).reshape(10, 32, 32, 3).byte(), TENTH), seed, print
         )
-        found.append(subject.method.networks()["photos_reader"].members[0].last.weight)
+        found.append(subject.method.networks()["photos_reader"].last.weight)
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
 

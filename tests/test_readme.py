@@ -34,6 +34,9 @@ SMALLER = {
     "--imbalance 1050/249/49/38": "--imbalance 4/3/2/2",
     "--set channels=16 --set blocks=3": "--set channels=8 --set blocks=1",
     "--set steps=200": "--set steps=2 --set reader_steps=3",
+    "--set channel_base=2048 --set channel_max=64": "--set channel_base=512 --set channel_max=16",
+    "train.steps=2500": "train.steps=2 --set metric_pictures=8",
+    "train.steps=1000": "train.steps=2 --set metric_pictures=8",
     "train.steps=600": "train.steps=2",
     "train.steps=900": "train.steps=3",
     "train ugatit-light": "train demo --set train.steps=2",
@@ -118,6 +121,8 @@ def test_the_commands_of_the_readme(
         "inspect",
         "suggest",
         "import",
+        "explore",
+        "export",
         "demo",
     }
 

@@ -270,8 +270,10 @@ def test_sides(tmp_path: Path, capsys: Any) -> None:
         train(tmp_path / "run", drawings=None)
     with pytest.raises(Problem, match=r"--photos"):
         train(tmp_path / "run", "side=photos")
-    train(tmp_path / "run", photos=pack("photos"), quiet=False)
-    assert "the photos are not used: stylegan learns from drawings alone" in capsys.readouterr().err
+    train(tmp_path / "run", "compile=true", photos=pack("photos"), quiet=False)
+    told = capsys.readouterr().err
+    assert "the photos are not used: stylegan learns from drawings alone" in told
+    assert "train.compile: stylegan differentiates gradients" in told
 
 
 def test_sizes_that_are_no_power_of_two(tmp_path: Path) -> None:

@@ -196,6 +196,12 @@ class Trainee:
 
     def compile(self, say: Callable[[str], None]) -> None:
         """torch.compile every network; where that is not possible, one line, and on in eager mode."""
+        if not self.method.compiles:
+            say(
+                f"train.compile: {self.method.name} differentiates gradients, which compiled networks cannot; going on "
+                "in eager mode"
+            )
+            return
         try:
             probe = torch.compile(lambda x: torch.relu(x) * 2 + 1)
             probe(torch.ones(4, device=self.device))

@@ -66,6 +66,7 @@ class Method:
     reader: ClassVar[str] = ""  # the network that reads the group of a photo, where there is one
     optional: ClassVar[tuple[str, ...]] = ()  # networks that a Style may lack: translate does not need them
     extra: ClassVar[tuple[str, ...]] = ()  # networks that a Style may have beside: for --init alone
+    compiles: ClassVar[bool] = True  # torch.compile cannot differentiate twice
     inherits: ClassVar[tuple[str, ...]] = ()  # settings that come from --init where the config names none
     generates: ClassVar[bool] = False  # draws from random numbers (B, Z), `latents`, instead of photos
 

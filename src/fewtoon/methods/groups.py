@@ -5,13 +5,13 @@ that nobody's glasses are lost.
         arXiv:2007.13332: group branches, selective backpropagation, group classification, Face-ID loss
     Face2Webtoon: group classification on the discriminators of the drawings, a bottleneck that the rich group
         alone moves, ADA
-    Ours: before the first step small networks learn on each side to read the group from the real pictures.
-        They are frozen then, and the generators are told what they read in their pictures. The generators know
+    Ours: before the first step a small network learns on each side to read the group from the real pictures.
+        It is frozen then, and the generators are told what it reads in their pictures. The generators know
         the group by a learned vector beside the one that AdaLIN's gamma and beta are made from, and the
         discriminators are told it, too: a drawing must be one that this group could have.
 
-Where a generator knows the group ("vector", "branches") and nobody names that of a photo, the readers of the
-photos, which are part of the Style, do.
+Where a generator knows the group ("vector", "branches") and nobody names that of a photo, the reader of the
+photos, which is part of the Style, does.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fewtoon.losses.adversarial import group_classification
 from fewtoon.methods.base import Batch, Shared
 from fewtoon.methods.ugatit import OTHER, SIDES, UGATIT, of_side, preview_columns
 from fewtoon.nets.branches import Branches, from_plain
-from fewtoon.nets.classifier import GroupReaders, learn, varied
+from fewtoon.nets.classifier import GroupClassifier, learn, varied
 from fewtoon.nets.hourglass import HourglassGenerator
 from fewtoon.nets.ugatit import Discriminator, Drawn, Generator, Judged
 
@@ -64,8 +64,9 @@ class Groups(UGATIT):
         group_weight: float = Field(1.0, ge=0)  # of that loss for the discriminators
         group_generator_weight: float = Field(1.0, ge=0)  # of that loss for the generators
         reader_weight: float = Field(1.0, ge=0)  # of what the frozen readers say to the generators
-        readers: int = Field(3, ge=1, le=7)  # on each side
-        reader_steps: int = Field(1500, ge=2)  # in which they learn, before the first step of the training
+        reader_steps: int = Field(
+            1500, ge=2
+        )  # in which a reader learns, before the first step of the training
 
     config: Config
 
@@ -89,17 +90,18 @@ class Groups(UGATIT):
         teach = training and config.reader_weight > 0
         for name in READERS.values():
             if teach or (self.grouped and name == self.reader):
-                self._networks[name] = GroupReaders(len(groups), config.readers)
+                self._networks[name] = GroupClassifier(len(groups))
 
     def learn_first(self, pictures, seed, say):
         for side, name in READERS.items():
             if name in self._networks:
                 seen, groups = pictures(side)
                 say(
-                    f"{self.config.readers} readers learn the groups from {len(seen)} {side}, "
-                    f"{self.config.reader_steps} small steps"
+                    f"a reader learns the groups from {len(seen)} {side}, {self.config.reader_steps} small steps"
                 )
-                learn(cast(GroupReaders, self._networks[name]), seen, groups, self.config.reader_steps, seed)
+                learn(
+                    cast(GroupClassifier, self._networks[name]), seen, groups, self.config.reader_steps, seed
+                )
 
     def make_generator(self):
         c, groups = self.config, len(self.groups)
@@ -165,9 +167,8 @@ class Groups(UGATIT):
         if self.config.reader_weight:
             for side in SIDES:
                 groups = of_side(batch, OTHER[side])[1]
-                readers = cast(GroupReaders, self._networks[READERS[side]])
-                told = [group_classification(logit, groups) for logit in readers.each(varied(shared[side]))]
-                losses[f"{side}/reader"] = torch.stack(told).mean()
+                logit = self._networks[READERS[side]](varied(shared[side]))
+                losses[f"{side}/reader"] = group_classification(logit, groups)
         return losses
 
     def drawn(self, side, pictures, groups) -> Drawn:

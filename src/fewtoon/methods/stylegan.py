@@ -59,6 +59,7 @@ class StyleGAN(Method):
     paper = "Karras et al., StyleGAN2, CVPR 2020, arXiv:1912.04958"
     extra: ClassVar[tuple[str, ...]] = ("discriminator",)
     generates = True
+    compiles = False
     inherits: ClassVar[tuple[str, ...]] = (
         "channels",
         "channel_base",

@@ -1,8 +1,7 @@
-"""Small networks that read which group a face is of, and how they learn that from few labelled pictures.
+"""A small network that reads which group a face is of, and how it learns that from few labelled pictures.
 
-They teach generators that must keep the group, and tells the group of a photo that nobody named. What judges a
-style are others (`fewtoon.metrics.attributes`). Several, because what pleases one network need not be there for any
-other: a generator finds the weak spots of a single reader, and hardly those that three of them share.
+It teaches generators that must keep the group, and tells the group of a photo that nobody named. What judges a
+style is another one (`fewtoon.metrics.attributes`).
 """
 
 from __future__ import annotations
@@ -15,23 +14,6 @@ SIDE = 64  # pixels to which every picture is brought
 BATCH = 32  # of `learn`
 RATE, DECAY = 2e-3, 1e-2  # of AdamW
 BALANCE = 0.75  # 1: all groups are seen as often, 0: as often as they have pictures
-
-
-class GroupReaders(nn.Module):
-    """Several classifiers of different width that look at the same pictures."""
-
-    def __init__(self, groups: int, count: int = 3) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(GroupClassifier(groups, 32 - 4 * i) for i in range(count))
-
-    def each(self, x: Tensor) -> Tensor:
-        """(B, 3, S, S) in [-1, 1] -> (count, B, groups): the logits of each, float32."""
-        x = brought(x)
-        return torch.stack([member(x) for member in self.members])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, S, S) in [-1, 1] -> (B, groups): the mean of what they say, float32 log-probabilities."""
-        return self.each(x).log_softmax(2).mean(0)
 
 
 class GroupClassifier(nn.Module):
@@ -94,11 +76,11 @@ def varied(x: Tensor) -> Tensor:
     return torch.lerp(x, soft, (2 * draw(1, 1, 1) - 1).clamp_min(0))
 
 
-def learn(network: GroupReaders, pictures: Tensor, groups: Tensor, steps: int, seed: int) -> None:
+def learn(network: GroupClassifier, pictures: Tensor, groups: Tensor, steps: int, seed: int) -> None:
     """Train `network` on pictures (N, S, S, 3) uint8 of `groups` (N,); -1, no group, is left out.
 
-    Small groups come nearly as often as large ones. The same arguments give the same weights. 1500 steps take about
-    a minute and a half on one core.
+    Small groups come nearly as often as large ones. The same arguments give the same weights. 1500 steps take less
+    than a minute on one core.
     """
     device = next(network.parameters()).device
     rows = torch.nonzero(groups >= 0)[:, 0].cpu()
@@ -114,10 +96,8 @@ def learn(network: GroupReaders, pictures: Tensor, groups: Tensor, steps: int, s
         for _ in range(steps):
             picked = torch.multinomial(shares, BATCH, replacement=True)
             with torch.autocast(device.type, dtype=torch.bfloat16):
-                logits = network.each(varied(small[picked.to(small.device)].to(device)))
-            wanted = target[picked].to(device).expand(len(logits), -1)
-            # The sum over the members: each learns as if it were alone.
-            loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), label_smoothing=0.05) * len(logits)
+                logit = network(varied(small[picked.to(small.device)].to(device)))
+            loss = F.cross_entropy(logit, target[picked].to(device), label_smoothing=0.05)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
