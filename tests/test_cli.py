@@ -22,7 +22,7 @@ from fewtoon.data.pack import Pack
 SIZE = 16
 VERBS = (
     *("prepare", "train", "translate", "evaluate", "import", "inspect", "mark", "suggest", "models"),
-    *("export", "explore", "world", "demo"),
+    *("export", "explore", "study", "world", "demo"),
 )
 
 

@@ -10,15 +10,19 @@ import pytest
 import torch
 from PIL import Image
 
+from fewtoon import cli, config, methods
 from fewtoon.data import world
 from fewtoon.data.pack import Pack
 from fewtoon.errors import Problem
+from fewtoon.metrics import features
+from fewtoon.metrics.distance import kid
 from fewtoon.metrics.evaluate import evaluate
 from fewtoon.metrics.memory import memorisation, nearest_neighbours
 from fewtoon.nets.mobilefacenet import FoamliuLayout
-from fewtoon.style import to_tensor
+from fewtoon.style import Style, to_pixels, to_tensor
 
 SIZE = 32
+TINY = {"channel_base": 128, "channel_max": 8, "latent": 8, "style": 8, "mapping_layers": 2}
 
 
 def pack_of(side, per_group, seed=0, grouped=True):
@@ -222,3 +226,124 @@ def test_memorisation_without_held_out_or_training_drawings():
     assert memorisation(points, points, points[:0]).ratio is None
     with pytest.raises(Problem, match="0 training drawings"):
         memorisation(points, points[:0], points)
+
+
+# --- a style that makes pictures from random numbers ----------------------------------------------------
+
+
+def generator(groups=(), size=SIZE, **settings):
+    """A small StyleGAN style that nobody has trained."""
+    kind = methods.find("stylegan")
+    model = config.section(kind.Config, {**TINY, **settings}, "model")
+    torch.manual_seed(3)
+    method = kind(model, size, list(groups), training=False)
+    return Style(method, {"method": "stylegan", "model": config.portable(model)}, "cpu", "fp32")
+
+
+@pytest.fixture(scope="module")
+def made(drawings, tmp_path_factory):
+    out = tmp_path_factory.mktemp("generator") / "report"
+    return evaluate(generator(), drawings=drawings, samples=40, out=out), out
+
+
+def test_pictures_of_random_numbers_are_compared_with_the_drawings(made, drawings):
+    found, _ = made
+    assert set(found["metrics"]) == {"all"}  # it knows no groups, though the drawings have some
+    entry = found["metrics"]["all"]
+    assert (entry["n_real"], entry["n_fake"]) == (48, 40)
+    assert entry["kid_interval"][0] < entry["kid"] < entry["kid_interval"][1]
+    own = generator()
+    pictures = to_pixels(own.sample(own.method.latents(40, 0)))
+    net = features.load("tiny", "cpu")
+    expected = kid(net(drawings.images[drawings.where("held_out")]), net(pictures))
+    assert entry["kid"] == pytest.approx(expected.value, rel=1e-4)
+    suspect = found["memorisation"]["suspects"][0]
+    assert suspect.keys() == {"sample", "training_drawing", "distance"}
+    assert found["memorisation"]["ratio"] > 0
+
+
+def test_what_makes_no_sense_without_photos_is_absent(made):
+    found, _ = made
+    assert "untranslated" not in found
+    assert found["summary"] == {}
+    assert not {"attributes", "identity", "read_right"} & found["metrics"]["all"].keys()
+    protocol = found["protocol"]
+    assert not {"photos", "n_photos", "attributes"} & protocol.keys()
+    assert (protocol["n_samples"], protocol["n_drawings"], protocol["n_train_drawings"]) == (40, 48, 48)
+    assert "random numbers of the seed" in protocol["made_of"]
+
+
+def test_the_report_of_a_generator(made):
+    found, out = made
+    assert sorted(path.name for path in out.iterdir()) == ["report.html", "report.json", "sheet.png"]
+    assert json.loads((out / "report.json").read_text()) == found
+    page = (out / "report.html").read_text()
+    assert "40 pictures of random numbers" in page
+    assert "KID × 1000" in page
+    for word in ("photo", "translat"):
+        assert word not in page, word
+    with Image.open(out / "sheet.png") as sheet:
+        assert sheet.height < 3 * (128 + 16)  # three rows of pictures, nothing above them
+
+
+def test_photos_are_not_used_and_that_is_said(made, photos, drawings):
+    found = evaluate(generator(), photos, drawings, samples=40)
+    told = [text for text in found["warnings"] if "the photos are not used" in text]
+    assert len(told) == 1
+    assert {**found, "warnings": []} == {**made[0], "warnings": []}
+
+
+def test_a_generator_of_photos_is_compared_with_photos(photos, tmp_path):
+    own = generator(side="photos")
+    found = evaluate(own, photos, samples=20, out=tmp_path)
+    assert found["protocol"]["photos"] == photos.hash
+    assert "drawings" not in found["protocol"]
+    assert found["memorisation"]["suspects"][0]["training_photo"].startswith("photos_")
+    assert "real photos" in (tmp_path / "report.html").read_text()
+
+
+def test_a_conditional_generator_is_measured_group_by_group(drawings):
+    few = pack_of("drawings", [24, 24, 24, 8])
+    own = generator(world.GROUPS[:2], conditional=True)
+    found = evaluate(own, drawings=few, samples=60)
+    counts = {name: entry["n_fake"] for name, entry in found["metrics"].items()}
+    assert counts == {"all": 60, **{name: counts[name] for name in world.GROUPS[:2]}}
+    assert all(17 <= counts[name] <= 19 for name in world.GROUPS[:2])  # 12 of 40 held-out drawings each
+    assert found["summary"].keys() == {"kid_mean_of_groups"}
+    assert any("does not know the groups" in text for text in found["warnings"])
+    alone = evaluate(own, drawings=few, samples=20, group=world.GROUPS[1])["metrics"]
+    assert {name: entry["n_fake"] for name, entry in alone.items()} == {"all": 20, world.GROUPS[1]: 20}
+
+
+def test_samples_are_those_of_the_seed(made, drawings):
+    again = evaluate(generator(), drawings=drawings, samples=40)
+    assert again == made[0]
+    other = evaluate(generator(), drawings=drawings, samples=40, seed=1)
+    assert other["metrics"]["all"]["fid"] != again["metrics"]["all"]["fid"]
+
+
+def test_bad_input_for_a_generator(good, photos, drawings):
+    with pytest.raises(Problem, match="--drawings"):
+        evaluate(generator(), photos)
+    with pytest.raises(Problem, match="--photos"):
+        evaluate(good, drawings=drawings)
+    with pytest.raises(Problem, match="samples is 1"):
+        evaluate(generator(), drawings=drawings, samples=1)
+    with pytest.raises(Problem, match="pack holds photos: give drawings"):
+        evaluate(generator(), drawings=photos)
+    with pytest.raises(Problem, match="draws every group alike"):
+        evaluate(generator(), drawings=drawings, group="men")
+
+
+def test_the_command_says_what_is_not_used(drawings, tmp_path, capsys):
+    own = generator()
+    own.save(tmp_path / "s.safetensors")
+    drawings.save(tmp_path / "d")
+    words = ["evaluate", tmp_path / "s.safetensors", "--drawings", tmp_path / "d", "--samples", "12"]
+    words += ["--photos", tmp_path / "nowhere", "--device", "cpu", "--json"]
+    assert cli.main([str(word) for word in words]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["metrics"]["all"]["n_fake"] == 12
+    assert told.err.count("\n") == 1
+    assert "the photos are not used" in told.err
+    assert (tmp_path / "report" / "report.html").is_file()

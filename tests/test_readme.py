@@ -37,6 +37,7 @@ SMALLER = {
     "--set channel_base=2048 --set channel_max=64": "--set channel_base=512 --set channel_max=16",
     "train.steps=2500": "train.steps=2 --set metric_pictures=8",
     "train.steps=1000": "train.steps=2 --set metric_pictures=8",
+    "--out study --steps 600": "--out study --steps 2",
     "train.steps=600": "train.steps=2",
     "train.steps=900": "train.steps=3",
     "train ugatit-light": "train demo --set train.steps=2",
@@ -123,6 +124,7 @@ def test_the_commands_of_the_readme(
         "import",
         "explore",
         "export",
+        "study",
         "demo",
     }
 

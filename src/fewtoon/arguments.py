@@ -133,8 +133,11 @@ def parser(run: Mapping[str, Callable[[argparse.Namespace], int]]) -> Parser:
         "fewtoon evaluate runs/first --photos packs/photos --drawings packs/drawings --out report",
     )
     p.add_argument("style", metavar="STYLE|RUN")
-    p.add_argument("--photos", required=True, metavar="PACK")
-    p.add_argument("--drawings", required=True, metavar="PACK")
+    p.add_argument("--photos", metavar="PACK", help="not needed for a style that makes drawings from numbers")
+    p.add_argument("--drawings", metavar="PACK", help="not needed for one that makes photos")
+    p.add_argument(
+        "--samples", type=int, default=1000, metavar="N", help="pictures of such a style (default 1000)"
+    )
     p.add_argument(
         "--features",
         action="append",
@@ -156,14 +159,60 @@ def parser(run: Mapping[str, Callable[[argparse.Namespace], int]]) -> Parser:
     _json(p)
 
     p = verb(
+        "study",
+        "train several presets under one budget and compare them in one table; the same command goes on",
+        "fewtoon study demo ugatit-ada --photos packs/photos --drawings packs/drawings --minutes 30 --out study",
+    )
+    p.add_argument(
+        "presets",
+        nargs="+",
+        metavar="PRESET",
+        help="a preset or a YAML file; PRESET:key=value,key=value varies it",
+    )
+    p.add_argument("--photos", metavar="PACK")
+    p.add_argument("--drawings", metavar="PACK")
+    p.add_argument("--out", required=True, metavar="DIR", help="study.html, .json and .md, and the runs")
+    budget = p.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--steps", type=int, metavar="N", help="of each training")
+    budget.add_argument("--pictures", type=int, metavar="N", help="of a side, seen in each: steps x batch")
+    budget.add_argument("--minutes", type=float, metavar="M", help="of training steps in each")
+    p.add_argument("--init", metavar="STYLE|RUN", help="first weights, for presets of its kind of method")
+    p.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="for every preset; may be repeated"
+    )
+    p.add_argument(
+        "--seeds", type=int, nargs="+", default=[0], metavar="K", help="a training each (default 0)"
+    )
+    p.add_argument(
+        "--features", action="append", metavar="NAME[:PATH]", help="see evaluate; the first is in the table"
+    )
+    p.add_argument(
+        "--samples", type=int, default=1000, metavar="N", help="pictures of random numbers (default 1000)"
+    )
+    p.add_argument(
+        "--weights", choices=["last", "best"], default="last", help="of each run: last (default) or best"
+    )
+    p.add_argument("--device", help="cpu, cuda, mps; default: the best there is")
+    _json(p)
+
+    p = verb(
         "import",
-        "a checkpoint of U-GAT-IT, Face2Webtoon, photo2cartoon or few_shot_face2cartoon to a style",
+        "a checkpoint of U-GAT-IT, Face2Webtoon, photo2cartoon, few_shot_face2cartoon or StyleGAN2 to a style",
         "fewtoon import selfie2anime_params_latest.pt --out anime.safetensors",
     )
     p.add_argument("file", metavar="FILE")
     p.add_argument("--out", required=True, metavar="STYLE")
     p.add_argument("--size", type=int, help="picture size for weights that work at any (default 256)")
     p.add_argument("--groups", help="names, separated by commas, of a checkpoint that has groups")
+    _json(p)
+
+    p = verb(
+        "export",
+        "a StyleGAN style to a checkpoint that other StyleGAN2 code reads",
+        "fewtoon export runs/drawings --out drawings.pt",
+    )
+    p.add_argument("style", metavar="STYLE|RUN")
+    p.add_argument("--out", required=True, metavar="FILE.pt", help="in rosinality's layout")
     _json(p)
 
     p = verb(
@@ -175,6 +224,8 @@ def parser(run: Mapping[str, Callable[[argparse.Namespace], int]]) -> Parser:
     p.add_argument("other", metavar="PACK", nargs="?", help="the pack of the other side, to compare with")
     p.add_argument("--out", metavar="HTML", help="write the findings on packs as a page with thumbnails")
     _json(p)
+
+    _explore(verbs, run)
 
     p = verb(
         "mark",
@@ -229,6 +280,87 @@ def parser(run: Mapping[str, Callable[[argparse.Namespace], int]]) -> Parser:
     p.add_argument("--out", default="demo", metavar="DIR")
     _json(p)
     return top
+
+
+def _explore(
+    verbs: argparse._SubParsersAction[Parser], run: Mapping[str, Callable[[argparse.Namespace], int]]
+) -> None:
+    text = "what a StyleGAN style can draw, and styles made of two"
+    looks = argparse.RawDescriptionHelpFormatter
+    example = "example:\n  fewtoon explore sample runs/drawings --out sampled --seeds 0-15"
+    top = verbs.add_parser(
+        "explore", help=text, description=f"W{text[1:]}.", epilog=example, formatter_class=looks
+    )
+    kinds = top.add_subparsers(title="what", metavar="WHAT", required=True, parser_class=Parser)
+
+    def kind(name: str, text: str, example: str) -> argparse.ArgumentParser:
+        sub = kinds.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            epilog=f"example:\n  {example}",
+            formatter_class=looks,
+        )
+        sub.set_defaults(run=run[f"explore {name}"])
+        return sub
+
+    p = kind(
+        "sample",
+        "pictures of a StyleGAN style by seeds, of several styles for the same seeds, and walks between them",
+        "fewtoon explore sample faces.safetensors runs/drawings --out sampled --seeds 0-15 --truncation 0.5,1",
+    )
+    p.add_argument("styles", nargs="+", metavar="STYLE|RUN")
+    p.add_argument("--out", required=True, metavar="DIR")
+    p.add_argument("--seeds", default="0-15", help="0-15 (default) or 1,5,9: a column each")
+    p.add_argument(
+        "--truncation",
+        default="1",
+        metavar="T",
+        help="1 (default): as the style draws, 0: its average picture; 0.5,0.7,1: a row each",
+    )
+    p.add_argument("--group", help="of styles that have groups")
+    p.add_argument("--columns", type=int, default=8, metavar="N", help="seeds side by side (default 8)")
+    p.add_argument("--single", action="store_true", help="also a PNG per picture")
+    p.add_argument("--video", metavar="FILE", help="a walk through the seeds, as .webp or .mp4")
+    p.add_argument("--frames", type=int, metavar="N", help="of the whole video (default 25 per seed)")
+    p.add_argument("--fps", type=float, default=25.0, help="frames per second (default 25)")
+    p.add_argument("--device", help="cpu, cuda ...; default: the best there is")
+    _json(p)
+
+    p = kind(
+        "swap",
+        "low resolutions of one StyleGAN style and high ones of another, fine-tuned from the same source",
+        "fewtoon explore swap drawings.safetensors faces.safetensors --resolution 32 --out swapped.safetensors",
+    )
+    p.add_argument("low", metavar="LOW", help="style or run whose blocks up to --resolution are taken")
+    p.add_argument("high", metavar="HIGH", help="style or run whose blocks above are taken")
+    p.add_argument(
+        "--resolution", type=int, required=True, metavar="PX", help="the last one of LOW: 4, 8 ..."
+    )
+    p.add_argument("--out", metavar="STYLE", help="the new style, a .safetensors file")
+    p.add_argument(
+        "--width", type=float, default=0.0, help="0 (default): a hard switch; 1: smooth over about two blocks"
+    )
+    p.add_argument(
+        "--features",
+        action="store_true",
+        help="put LOW's feature map at --resolution into HIGH while it draws, instead of its weights; for --sheet",
+    )
+    sides = ["low", "high"]
+    p.add_argument(
+        "--mapping", choices=sides, help="whose mapping (default low; with --features each its own)"
+    )
+    p.add_argument("--constant", choices=sides, help="whose constant input (default low)")
+    p.add_argument("--noise", choices=sides, help="whose fixed noise (default low)")
+    p.add_argument(
+        "--rgb", choices=["blocks", *sides], help="whose layers that make colours (default: as the blocks)"
+    )
+    p.add_argument("--sheet", metavar="PNG", help="LOW, HIGH and the swap for the same seeds")
+    p.add_argument("--seeds", default="0-7", help="of the sheet: 0-7 (default) or 1,5,9")
+    p.add_argument("--truncation", type=float, default=1.0, metavar="T", help="of the sheet (default 1)")
+    p.add_argument("--group", help="of the sheet, for styles that have groups")
+    p.add_argument("--device", help="cpu, cuda ...; default: the best there is")
+    _json(p)
 
 
 def _json(parser: argparse.ArgumentParser) -> None:

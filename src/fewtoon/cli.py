@@ -152,27 +152,65 @@ def translate(args: argparse.Namespace) -> int:
 def evaluate(args: argparse.Namespace) -> int:
     from fewtoon import style
     from fewtoon.data.pack import Pack
+    from fewtoon.metrics import fakes
     from fewtoon.metrics.evaluate import evaluate
     from fewtoon.metrics.report import verdict
 
     path = Path(args.style)
     out = Path(args.out) if args.out else (path / "report" if path.is_dir() else path.parent / "report")
-    drawer, photos = style.load(args.style, args.device), Pack.open(args.photos)
-    if drawer.framing != photos.framing:
-        told = f"photos framed {photos.framing!r}, and the style learned from {drawer.framing!r}"
-        print(f"fewtoon: warning: {told}: its figures will be worse than it is", file=sys.stderr)
+    packs: dict[str, Any] = {"photos": args.photos, "drawings": args.drawings}
+    if not any(packs.values()):
+        raise Problem(
+            "evaluate needs --photos and --drawings, or the one that a style makes from random numbers"
+        )
+    drawer = style.load(args.style, args.device)
+    first = fakes.sides(drawer)[0]
+    if packs[first] is not None:
+        packs[first] = Pack.open(packs[first])
+        if drawer.framing != packs[first].framing:
+            told = f"{first} framed {packs[first].framing!r}, and the style learned from {drawer.framing!r}"
+            print(f"fewtoon: warning: {told}: its figures will be worse than it is", file=sys.stderr)
     result = evaluate(
         drawer,
-        photos,
-        Pack.open(args.drawings),
+        **packs,
         features=args.features or ["tiny"],
         out=out,
         split=args.split,
         group=args.group,
         attributes=args.attributes,
+        samples=args.samples,
         progress=True,
     )
+    for note in fakes.unused(drawer, [side for side, one in packs.items() if one is not None]):
+        print(f"fewtoon: {note}", file=sys.stderr)
     return _answer(args, result, f"{verdict(result)}\nreport: {out / 'report.html'}")
+
+
+def study(args: argparse.Namespace) -> int:
+    from fewtoon.metrics import table
+    from fewtoon.study import study
+
+    result = study(
+        args.presets,
+        args.photos,
+        args.drawings,
+        args.out,
+        steps=args.steps,
+        pictures=args.pictures,
+        minutes=args.minutes,
+        init=args.init,
+        sets=args.set,
+        seeds=args.seeds,
+        features=args.features or ["tiny"],
+        samples=args.samples,
+        weights=args.weights,
+        device=args.device,
+    )
+    failed = [row for row in result["rows"] if row.get("failed")]
+    for row in failed:
+        print(f"fewtoon: {row['preset']}: {row['failed']}", file=sys.stderr)
+    _answer(args, result, f"{table.headline(result)}\npage: {result['page']}")
+    return 2 if failed else 0
 
 
 def import_(args: argparse.Namespace) -> int:
@@ -181,6 +219,13 @@ def import_(args: argparse.Namespace) -> int:
     groups = [name.strip() for name in args.groups.split(",")] if args.groups is not None else None
     found = import_style(args.file, args.out, args.size, groups)
     return _answer(args, {"style": args.out, "found": found}, f"{args.file}: {found} -> {args.out}")
+
+
+def export(args: argparse.Namespace) -> int:
+    from fewtoon.io.stylegan import export_style
+
+    told = export_style(args.style, args.out)
+    return _answer(args, {"out": args.out, "exported": told}, f"{args.style}: {told} -> {args.out}")
 
 
 def inspect(args: argparse.Namespace) -> int:
@@ -229,6 +274,56 @@ def _inspect_packs(args: argparse.Namespace, paths: list[Path]) -> int:
         write_page(args.out, *found)
         lines.append(f"page: {args.out}")
     return _answer(args, facts, "\n".join(lines))
+
+
+def explore_sample(args: argparse.Namespace) -> int:
+    from fewtoon.latent.sample import sample, seeds_of, truncations_of
+
+    result = sample(
+        args.styles,
+        args.out,
+        seeds=seeds_of(args.seeds),
+        truncation=truncations_of(args.truncation),
+        group=args.group,
+        columns=args.columns,
+        single=args.single,
+        video=args.video,
+        frames=args.frames,
+        fps=args.fps,
+        device=args.device,
+        progress=True,
+    )
+    for note in result["notes"]:
+        print(f"fewtoon: {note}", file=sys.stderr)
+    shown = [("sheet", result["sheet"]), ("video", result["video"]), ("again", result["record"])]
+    return _answer(args, result, "\n".join(f"{name}: {path}" for name, path in shown if path))
+
+
+def explore_swap(args: argparse.Namespace) -> int:
+    from fewtoon.latent.sample import seeds_of
+    from fewtoon.latent.swap import swap
+
+    result = swap(
+        args.low,
+        args.high,
+        args.resolution,
+        out=args.out,
+        features=args.features,
+        width=args.width,
+        mapping=args.mapping,
+        constant=args.constant,
+        noise=args.noise,
+        rgb=args.rgb,
+        sheet_to=args.sheet,
+        seeds=seeds_of(args.seeds),
+        truncation=args.truncation,
+        group=args.group,
+        device=args.device,
+    )
+    for note in result["notes"]:
+        print(f"fewtoon: warning: {note}", file=sys.stderr)
+    lines = [f"{name}: {result[name]}" for name in ("sheet", "out") if result[name]]
+    return _answer(args, result, "\n".join([*lines, f"geometries apart: {result['distance']:.2f}"]))
 
 
 def mark(args: argparse.Namespace) -> int:
@@ -329,8 +424,12 @@ VERBS = {
     "train": train,
     "translate": translate,
     "evaluate": evaluate,
+    "study": study,
     "import": import_,
+    "export": export,
     "inspect": inspect,
+    "explore sample": explore_sample,
+    "explore swap": explore_swap,
     "mark": mark,
     "suggest": suggest,
     "models": models,

@@ -96,6 +96,17 @@ def kid(
     return Distance(value, low, high, n, m, size, columns - 1, note)
 
 
+def subset_deviation(value: float, high: float, n_real: int, n_fake: int, subset_size: int) -> float:
+    """The deviation that the literature gives with a KID: that of the subsets, not of the estimate.
+
+    Recovered from the `value`, the upper end and the counts of a `Distance` with an interval: what `kid` has scaled
+    to the size of the full sets is scaled back. It depends on the size of the subsets, here half of each side.
+    """
+    smaller = min(n_real, n_fake)
+    share = subset_size / smaller
+    return (high - value) / _student_975(smaller - 1) / math.sqrt(share / (1.0 - share))
+
+
 def fid(real: NDArray[np.floating], fake: NDArray[np.floating]) -> float:
     """Frechet Inception Distance between features `real` (n, d) and `fake` (m, d), n and m >= 2.
 

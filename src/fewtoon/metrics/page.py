@@ -61,6 +61,7 @@ td small { color: var(--soft); display: block; }
 figure { margin: 0; }
 figure img { display: block; width: 100%; height: auto; border-radius: .35rem; background: var(--line); }
 img.small { image-rendering: pixelated; }
+.pictures img { display: block; width: 100%; max-width: 10rem; height: auto; border-radius: .25rem; }
 figcaption { font-size: .75rem; line-height: 1.35; margin-top: .25rem; }
 .pairs + .over { margin: .9rem 0 .3rem; }
 .strip { display: grid; grid-template-columns: repeat(12, 1fr); gap: .35rem; }

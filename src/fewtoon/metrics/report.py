@@ -12,7 +12,7 @@ import numpy as np
 from fewtoon.io import images as pictures_io
 from fewtoon.metrics import kept
 from fewtoon.metrics.page import page
-from fewtoon.metrics.sheet import choose, image, pair, sheet, spread
+from fewtoon.metrics.sheet import choose, figure, image, pair, sheet, spread
 
 if TYPE_CHECKING:
     from fewtoon.metrics.evaluate import Pictures
@@ -36,7 +36,10 @@ def _html(result: dict[str, Any], shown: Pictures, groups: dict[str, list[int]])
     facts, protocol = result["style"], result["protocol"]
     about = [str(facts.get("method", "style")), f"{facts['size']} px"]
     about += [f"step {facts['step']:,}"] if isinstance(facts.get("step"), int) else []
-    about += [f"{protocol['n_photos']} {protocol['split'].replace('_', '-')} photos"]
+    if _generated(result):
+        about += [f"{protocol['n_samples']} pictures of random numbers"]
+    else:
+        about += [f"{protocol['n_photos']} {protocol['split'].replace('_', '-')} photos"]
     parts = [
         f'<p class="over">fewtoon evaluation · {escape(" · ".join(about))}</p>',
         f"<h1>{escape(headline(result))}</h1>",
@@ -44,7 +47,7 @@ def _html(result: dict[str, Any], shown: Pictures, groups: dict[str, list[int]])
         _group_table(result),
         kept.attributes(result, shown),
         kept.identity(result),
-        _contact_sheet(shown, groups),
+        _contact_sheet(shown, groups, _side(result)),
         _memorisation(result, shown),
         _augmentation(result),
         _other_features(result),
@@ -62,6 +65,8 @@ def verdict(result: dict[str, Any]) -> str:
 
 def headline(result: dict[str, Any]) -> str:
     """How close the drawings are to the artist's, in one plain sentence."""
+    if _generated(result):
+        return _headline_of_generated(result)
     now, before = result["metrics"]["all"], result["untranslated"]["all"]
     if now["kid"] is None or now["note"]:
         return "Too few pictures to say how close the drawings are to the artist's."
@@ -78,17 +83,39 @@ def headline(result: dict[str, Any]) -> str:
     return "The drawings are no closer to the artist's than the photos were."
 
 
+def _generated(result: dict[str, Any]) -> bool:
+    """Whether the pictures were made of random numbers."""
+    return "n_samples" in result["protocol"]
+
+
+def _side(result: dict[str, Any]) -> str:
+    """What the pictures are compared with: "drawings" or "photos"."""
+    return "photos" if "n_train_photos" in result["protocol"] else "drawings"
+
+
+def _headline_of_generated(result: dict[str, Any]) -> str:
+    now = result["metrics"]["all"]
+    real = "the artist's own" if _side(result) == "drawings" else "real photos"
+    if now["kid"] is None or now["note"]:
+        return f"Too few pictures to say how close they are to {real}."
+    if now["kid_interval"][0] <= 0:
+        return f"In these features the pictures cannot be told from {real}."
+    return (
+        f"The pictures can be told from {real}: their KID × 1000 is {_number(now['kid'])}, {_interval(now)}."
+    )
+
+
 def _cards(result: dict[str, Any]) -> str:
-    now, before, memory = result["metrics"]["all"], result["untranslated"]["all"], result["memorisation"]
-    cards = [
-        (_number(now["kid"]), f"KID × 1000, {_interval(now)}; 0 is a perfect match"),
-        (_number(before["kid"]), "the same for the untranslated photos"),
-        (_number(now["fid"]), f"FID of {now['n_fake']} drawings against {now['n_real']}"),
-    ]
+    now, memory, side = result["metrics"]["all"], result["memorisation"], _side(result)
+    cards = [(_number(now["kid"]), f"KID × 1000, {_interval(now)}; 0 is a perfect match")]
+    if not _generated(result):
+        before = result["untranslated"]["all"]
+        cards.append((_number(before["kid"]), "the same for the untranslated photos"))
+    made = "pictures" if _generated(result) else "drawings"
+    cards.append((_number(now["fid"]), f"FID of {now['n_fake']} {made} against {now['n_real']}"))
     if memory["ratio"] is not None:
-        words = (
-            "as far from the training drawings as the artist's other drawings; far below 1 would be copying"
-        )
+        others = "the artist's other drawings" if side == "drawings" else "other photos"
+        words = f"as far from the training {side} as {others}; far below 1 would be copying"
         cards.append((f"{memory['ratio']:.2f}×", words))
     cards += kept.cards(result)
     inner = "".join(f'<div class="card"><b>{a}</b><span>{escape(b)}</span></div>' for a, b in cards)
@@ -97,10 +124,10 @@ def _cards(result: dict[str, Any]) -> str:
 
 def _group_table(result: dict[str, Any]) -> str:
     entries = result["metrics"]
-    before = result["untranslated"]
+    before = {name: entry["kid"] for name, entry in result.get("untranslated", {}).items()}
     edges = [0.0]
     for name, entry in entries.items():
-        edges += [v for v in (*entry["kid_interval"], entry["kid"], before[name]["kid"]) if v is not None]
+        edges += [v for v in (*entry["kid_interval"], entry["kid"], before.get(name)) if v is not None]
     low, high = min(edges), max(max(edges), 1e-9)
     low, high = low - 0.03 * (high - low), high + 0.03 * (high - low)
 
@@ -113,8 +140,8 @@ def _group_table(result: dict[str, Any]) -> str:
         a, b = entry["kid_interval"]
         if a is not None:
             bar.append(f'<i class="span" style="left:{at(a)};width:{100 * (b - a) / (high - low):.2f}%"></i>')
-        if before[name]["kid"] is not None:
-            bar.append(f'<i class="tick" style="left:{at(before[name]["kid"])}"></i>')
+        if before.get(name) is not None:
+            bar.append(f'<i class="tick" style="left:{at(before[name])}"></i>')
         if entry["kid"] is not None:
             bar.append(f'<i class="dot" style="left:{at(entry["kid"])}"></i>')
         note = f"<small>{escape(entry['note'])}</small>" if entry["note"] else ""
@@ -125,12 +152,17 @@ def _group_table(result: dict[str, Any]) -> str:
             f'<td class="number">{_number(entry["fid"])}</td>'
             f'<td class="number">{entry["n_fake"]} / {entry["n_real"]}</td></tr>'
         )
+    real = "the artist's drawings" if _side(result) == "drawings" else "real photos"
+    yardstick = (
+        '<span class="key bar"><i class="tick" style="left:50%;top:-.2rem"></i></span>untranslated photos; '
+        if before
+        else ""
+    )
     return (
-        "<h2>Distance to the artist's drawings</h2>"
+        f"<h2>Distance to {real}</h2>"
         '<p class="soft"><span class="key bar"><i class="dot" style="left:50%;top:0"></i></span>KID × 1000 '
         '<span class="key bar"><i class="span" style="left:0;width:100%;top:.1rem"></i></span>95 % interval '
-        '<span class="key bar"><i class="tick" style="left:50%;top:-.2rem"></i></span>untranslated photos; '
-        "the thin line is 0. Lower is better.</p>"
+        f"{yardstick}the thin line is 0. Lower is better.</p>"
         '<div class="scroll"><table><tr><th>group</th><th class="number">KID</th><th></th>'
         '<th class="number">FID</th><th class="number">drawn / real</th></tr>'
         + "".join(rows)
@@ -138,19 +170,24 @@ def _group_table(result: dict[str, Any]) -> str:
     )
 
 
-def _contact_sheet(shown: Pictures, groups: dict[str, list[int]]) -> str:
-    parts = [
-        "<h2>Photos and their drawings</h2>",
-        '<p class="soft">Evenly spread over the pictures, not chosen. Left the photo, right its drawing.</p>',
-    ]
+def _contact_sheet(shown: Pictures, groups: dict[str, list[int]], side: str) -> str:
+    translated = len(shown.photos) > 0
+    title, sides = ("Photos and their drawings", " Left the photo, right its drawing.")
+    if not translated:
+        title, sides = "Pictures of random numbers", ""
+    parts = [f'<h2>{title}</h2><p class="soft">Evenly spread over the pictures, not chosen.{sides}</p>']
     for name, rows in groups.items():
         figures = "".join(
-            pair(shown.photos[i], shown.fakes[i], "", f"photo {shown.photo_names[i]}, drawing") for i in rows
+            pair(shown.photos[i], shown.fakes[i], "", f"photo {shown.photo_names[i]}, drawing")
+            if translated
+            else figure(shown.fakes[i], "", shown.photo_names[i])
+            for i in rows
         )
         mates = [i for i, group in enumerate(shown.drawing_groups) if not name or group == name]
-        real = "".join(image(shown.drawings[i], "real drawing") for i in spread(mates, 12))
+        real = "".join(image(shown.drawings[i], f"real {side[:-1]}") for i in spread(mates, 12))
         title = f"<h3>{escape(name)}</h3>" if name else ""
-        strip = f'<p class="over">real drawings of the artist</p><div class="strip">{real}</div>'
+        whose = "real drawings of the artist" if side == "drawings" else "real photos"
+        strip = f'<p class="over">{whose}</p><div class="strip">{real}</div>'
         parts.append(f'{title}<div class="pairs">{figures}</div>{strip}')
     return "".join(parts)
 
@@ -159,12 +196,14 @@ def _memorisation(result: dict[str, Any], shown: Pictures) -> str:
     memory, facts = shown.memory, result["memorisation"]
     if memory is None:
         return ""
+    side, made = _side(result), "pictures" if _generated(result) else "translations"
+    one, whose = side[:-1], "the artist's other drawings" if side == "drawings" else "other photos"
     if facts["ratio"] is None:
-        words = "There are no held-out drawings to compare with."
+        words = f"There are no held-out {side} to compare with."
     else:
         words = (
-            f"{facts['close']:.0%} of the translations lie nearer to a training drawing than nearly all "
-            "of the artist's other drawings do (5 % would be usual). "
+            f"{facts['close']:.0%} of the {made} lie nearer to a training {one} than nearly all "
+            f"of {whose} do (5 % would be usual). "
             + (
                 "That is a sign of copying: look at the pairs."
                 if facts["close"] > 0.25 and facts["ratio"] < 0.9
@@ -176,20 +215,22 @@ def _memorisation(result: dict[str, Any], shown: Pictures) -> str:
             shown.fakes[i],
             shown.train_drawings[memory.nearest[i]],
             f"distance {memory.distance[i]:.2f}",
-            f"drawing of {shown.photo_names[i]}, training drawing {shown.train_names[memory.nearest[i]]}",
+            f"{'' if _generated(result) else 'drawing of '}{shown.photo_names[i]}, training {one} "
+            f"{shown.train_names[memory.nearest[i]]}",
         )
         for i in memory.suspects
     )
     return (
-        f"<h2>Learned by heart?</h2><p>{escape(words)}</p>{_strip_plot(memory)}"
-        '<h3>The most suspicious pairs</h3><p class="soft">Left the translation, right the training drawing '
+        f"<h2>Learned by heart?</h2><p>{escape(words)}</p>"
+        f"{_strip_plot(memory, made, side)}"
+        f'<h3>The most suspicious pairs</h3><p class="soft">Left the {made[:-1]}, right the training {one} '
         f'nearest to it.</p><div class="pairs">{figures}</div>'
     )
 
 
-def _strip_plot(memory: Memory) -> str:
+def _strip_plot(memory: Memory, made: str, side: str) -> str:
     """Each picture a thin line at its distance to the nearest training drawing."""
-    rows = [("translations", memory.distance, "--accent"), ("held-out drawings", memory.held_out, "--mark")]
+    rows = [(made, memory.distance, "--accent"), (f"held-out {side}", memory.held_out, "--mark")]
     rows = [row for row in rows if len(row[1])]
     high = max(float(values.max()) for _, values, _ in rows) * 1.04 or 1.0
     left, width = 120, 600
@@ -208,7 +249,7 @@ def _strip_plot(memory: Memory) -> str:
     return (
         f'<svg viewBox="0 0 {left + width} {base + 20}" role="img" aria-label="distances">'
         f"{''.join(marks)}</svg>"
-        '<p class="soft">Distance to the nearest training drawing; the longer lines are the medians.</p>'
+        f'<p class="soft">Distance to the nearest training {side[:-1]}; the longer lines are the medians.</p>'
     )
 
 
@@ -233,19 +274,24 @@ def _augmentation(result: dict[str, Any]) -> str:
 def _other_features(result: dict[str, Any]) -> str:
     if not result["other_features"]:
         return ""
-    parts = ["<h2>In other features</h2>"]
+    parts, translated = ["<h2>In other features</h2>"], not _generated(result)
+    before = '<th class="number">untranslated</th>' if translated else ""
     for numbers in result["other_features"].values():
         net = numbers["features"]
         rows = "".join(
             f'<tr><td>{escape(name)}</td><td class="number">{_number(entry["kid"])}'
             f"<small>{_interval(entry, words=False)}</small></td>"
-            f'<td class="number">{_number(numbers["untranslated"][name]["kid"])}</td>'
-            f'<td class="number">{_number(entry["fid"])}</td></tr>'
+            + (
+                f'<td class="number">{_number(numbers["untranslated"][name]["kid"])}</td>'
+                if translated
+                else ""
+            )
+            + f'<td class="number">{_number(entry["fid"])}</td></tr>'
             for name, entry in numbers["metrics"].items()
         )
         parts.append(
             f'<h3>{escape(_network(net))}</h3><div class="scroll"><table><tr><th>group</th>'
-            '<th class="number">KID</th><th class="number">untranslated</th><th class="number">FID</th></tr>'
+            f'<th class="number">KID</th>{before}<th class="number">FID</th></tr>'
             f"{rows}</table></div>"
         )
     return "".join(parts)
@@ -259,21 +305,25 @@ def _warnings(result: dict[str, Any]) -> str:
 
 
 def _protocol(result: dict[str, Any]) -> str:
-    protocol, style = result["protocol"], result["style"]
+    protocol, style, side = result["protocol"], result["style"], _side(result)
+    made = f"{protocol.get('n_photos')} photos translated, "
+    if _generated(result):
+        made = f"{protocol['n_samples']} made of {protocol['made_of']}; "
+    packs = [f"{one} {protocol[one][:12]}" for one in ("photos", "drawings") if one in protocol]
     lines = [
         ("style", ", ".join(f"{key} {value}" for key, value in style.items() if key != "groups" and value)),
         ("groups", f"{', '.join(style['groups']) or 'none'}; {protocol['groups']}"),
         ("features", _network(protocol["features"])),
         (
             "pictures",
-            f"{protocol['n_photos']} photos translated, {protocol['n_drawings']} real drawings, split "
-            f"{protocol['split']}, {protocol['size']} px; {protocol['n_train_drawings']} training drawings",
+            f"{made}{protocol[f'n_{side}']} real {side}, split {protocol['split']}, {protocol['size']} px; "
+            f"{protocol[f'n_train_{side}']} training {side}",
         ),
         ("KID", protocol["kid"]),
         ("FID", protocol["fid"]),
         *([("attributes", kept.readers(result))] if kept.readers(result) else []),
         ("seed", str(protocol["seed"])),
-        ("packs", f"photos {protocol['photos'][:12]}, drawings {protocol['drawings'][:12]}"),
+        ("packs", ", ".join(packs)),
         ("made by", f"fewtoon {protocol['fewtoon']}"),
     ]
     inner = "".join(f"<dt>{escape(a)}</dt><dd>{escape(b)}</dd>" for a, b in lines)

@@ -23,7 +23,7 @@ def choose(shown: Pictures) -> dict[str, list[int]]:
     """{group: indices of the photos to show}, evenly spread: nobody picked the best ones."""
     names = sorted({group for group in shown.photo_groups if group is not None})
     if not names:
-        return {"": spread(range(len(shown.photos)), SHOWN_ALONE)}
+        return {"": spread(range(len(shown.fakes)), SHOWN_ALONE)}
     rows = {name: [i for i, group in enumerate(shown.photo_groups) if group == name] for name in names}
     rest = [i for i, group in enumerate(shown.photo_groups) if group is None]
     if rest:
@@ -62,9 +62,11 @@ def image(pixels: NDArray[np.uint8], alternative: str) -> str:
 
 
 def sheet(shown: Pictures, groups: dict[str, list[int]]) -> NDArray[np.uint8]:
-    """All shown photos above their drawings, group after group, as one picture (H, W, 3) uint8."""
-    zoom = max(1, SMALL // shown.photos.shape[1])
-    side = shown.photos.shape[1] * zoom
+    """All shown photos above their drawings, group after group, as one picture (H, W, 3) uint8; pictures of
+    random numbers alone."""
+    above = [shown.photos, shown.fakes] if len(shown.photos) else [shown.fakes]
+    size = shown.fakes.shape[1]
+    side = size * max(1, SMALL // size)
     gap, title = max(4, side // 16), 22
     lines = [
         (name if start == 0 else "", rows[start : start + SHOWN])
@@ -72,7 +74,8 @@ def sheet(shown: Pictures, groups: dict[str, list[int]]) -> NDArray[np.uint8]:
         for start in range(0, len(rows), SHOWN)
     ]
     columns = max(len(rows) for _, rows in lines)
-    height = gap + sum((title if name else 0) + 2 * side + 2 * gap for name, rows in lines)
+    deep = len(above) * (side + gap)
+    height = gap + sum((title if name else 0) + deep for name, rows in lines)
     canvas = Image.new("RGB", (gap + columns * (side + gap), height), "white")
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)
     y = gap
@@ -81,8 +84,8 @@ def sheet(shown: Pictures, groups: dict[str, list[int]]) -> NDArray[np.uint8]:
             draw.text((gap, y), name, fill=(90, 88, 82), font=font)
             y += title
         for column, i in enumerate(rows):
-            for row, images in enumerate((shown.photos, shown.fakes)):
+            for row, images in enumerate(above):
                 picture = Image.fromarray(images[i]).resize((side, side), Image.Resampling.NEAREST)
                 canvas.paste(picture, (gap + column * (side + gap), y + row * (side + gap // 2)))
-        y += 2 * side + 2 * gap
+        y += deep
     return np.asarray(canvas)
