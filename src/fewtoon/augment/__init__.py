@@ -16,7 +16,7 @@ from fewtoon.augment.diffaugment import DiffAugment
 from fewtoon.augment.pipeline import Pipeline
 from fewtoon.errors import Problem, nearest
 
-__all__ = ["Ada", "DiffAugment", "Hook", "Nothing", "Pipeline", "make"]
+__all__ = ["Ada", "DiffAugment", "Hook", "Nothing", "Pipeline", "asked_for", "make"]
 
 
 class Nothing(nn.Module):
@@ -54,3 +54,24 @@ def make(kind: str | None, **settings: Any) -> Hook:
         if setting not in known:
             raise Problem(f"augmentation {name!r} has no setting {setting!r}: {nearest(setting, known)}")
     return KINDS[name](**settings)
+
+
+def asked_for(config: Any, undecided: float = 0.5) -> Hook:
+    """The augmentation that a method's settings ask for: augment, augment_operations, augment_fill, ada_...
+
+    undecided: the logit between real and fake, see `Ada`.
+    """
+    settings: dict[str, Any] = {}
+    if config.augment_operations is not None and config.augment != "none":
+        settings["operations"] = config.augment_operations
+    if config.augment == "ada":
+        settings |= {
+            "fill": config.augment_fill,
+            "target": config.ada_target,
+            "pictures": config.ada_pictures,
+            "every": config.ada_every,
+            "limit": config.ada_limit,
+            "start": config.ada_start,
+            "undecided": undecided,
+        }
+    return make(config.augment, **settings)

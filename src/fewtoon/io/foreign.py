@@ -150,7 +150,7 @@ def read(path: str | Path) -> Found:
     for name, state in tree.items():
         if name not in NETWORKS:
             raise Problem(f"{str(path)!r}: unknown network {name!r}; known: {', '.join(NETWORKS)}")
-        if not isinstance(state, Mapping) or not all(map(_whole, state.values())):
+        if not isinstance(state, Mapping) or not all(map(weights.whole, state.values())):
             raise Problem(f"{str(path)!r}: {name!r} is not a state dict of tensors")
         states[name] = {str(k).removeprefix("module."): v.float() for k, v in state.items()}
 
@@ -306,17 +306,6 @@ def _by_group(state: Mapping[str, Tensor], groups: int, what: str) -> list[dict[
         else:
             parts[0][key] = tensor
     return parts
-
-
-def _whole(value: Any) -> bool:
-    """Whether this is a plain tensor whose numbers are all in the file: a few bytes must not claim gigabytes."""
-    return (
-        isinstance(value, Tensor)
-        and value.layout is torch.strided
-        and value.is_floating_point()
-        and not value.is_meta
-        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
-    )
 
 
 def _evaluate(name: str) -> str:

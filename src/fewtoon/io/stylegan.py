@@ -274,23 +274,12 @@ def _state(network: Any, name: str, what: str) -> dict[str, Tensor]:
     """The tensors of a network under their own names, all numbers of which are in the file."""
     if isinstance(network, pickled.Record):
         network = pickled.tensors(network, f"{what}, {name}")
-    if not isinstance(network, Mapping) or not network or not all(map(_whole, network.values())):
+    if not isinstance(network, Mapping) or not network or not all(map(weights.whole, network.values())):
         raise Problem(f"{what}: the {name} is not a state dict of tensors; save its state_dict() alone")
     state = {str(key): tensor for key, tensor in network.items()}
     if all(key.startswith(weights.PARALLEL) for key in state):
         return {key.removeprefix(weights.PARALLEL): tensor for key, tensor in state.items()}
     return state
-
-
-def _whole(value: Any) -> bool:
-    """Whether this is a plain tensor whose numbers are all in the file: a few bytes must not claim gigabytes."""
-    return (
-        isinstance(value, Tensor)
-        and value.layout is torch.strided
-        and value.is_floating_point()
-        and not value.is_meta
-        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
-    )
 
 
 def _found(system: str, generator: Any, discriminator: Any, average: Any, what: str) -> Found:
@@ -302,7 +291,7 @@ def _found(system: str, generator: Any, discriminator: Any, average: Any, what: 
     lacks = []
     places = generator_places(size, model, nvidia)
     if not nvidia and average is not None:
-        if not _whole(average):
+        if not weights.whole(average):
             raise Problem(f"{what}: 'latent_avg' is no tensor of numbers; copy the file again")
         state["latent_avg"] = average.flatten() if average.ndim == 2 and len(average) == 1 else average
     place = Place("mapping.w_avg" if nvidia else "latent_avg")

@@ -85,6 +85,17 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     return dict(tensors)
 
 
+def whole(value: Any) -> bool:
+    """Whether this is a plain tensor whose numbers are all in the file: a few bytes must not claim gigabytes."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and value.is_floating_point()
+        and not value.is_meta
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    )
+
+
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
     """Load `tensors` into `network`, every key and every shape, or raise Problem naming the first that differs.
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, ClassVar, Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -145,7 +145,7 @@ class StyleGAN(Method):
             self.discriminator = Discriminator(
                 size, self.channels, c.clamp, c.deviation_group, classes, depth
             )
-            self.hook = self._augmentation()
+            self.hook = augment.asked_for(c, undecided=0.0)  # of a logistic loss
             self.path_length = PathLength()
             self._networks |= {"discriminator": self.discriminator, "path_length": self.path_length}
             if c.augment != "none":
@@ -180,23 +180,6 @@ class StyleGAN(Method):
                 f"structure_weight = {c.structure_weight:g} at {c.structure_sizes} px, where freeze_generator_blocks = "
                 f"{c.freeze_generator_blocks} lets nothing move: name sizes from {moving[0]} px on, or freeze fewer"
             )
-
-    def _augmentation(self) -> augment.Hook:
-        c = self.config
-        settings: dict[str, Any] = {}
-        if c.augment_operations is not None and c.augment != "none":
-            settings["operations"] = c.augment_operations
-        if c.augment == "ada":
-            settings |= {
-                "fill": c.augment_fill,
-                "target": c.ada_target,
-                "pictures": c.ada_pictures,
-                "every": c.ada_every,
-                "limit": c.ada_limit,
-                "start": c.ada_start,
-                "undecided": 0.0,  # a logistic logit is 0 between real and fake
-            }
-        return augment.make(c.augment, **settings)
 
     def networks(self):
         return self._networks

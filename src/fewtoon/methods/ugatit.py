@@ -84,7 +84,7 @@ class UGATIT(Method):
             for name in DISCRIMINATORS:
                 deep = layers[0] if name.endswith("global") else layers[1]
                 self._networks[name] = self.make_discriminator(name, deep)
-            self.hooks = {side: self._augmentation() for side in SIDES}
+            self.hooks = {side: augment.asked_for(c) for side in SIDES}
             if c.augment != "none":  # in the state, which then knows how much is augmented
                 self._networks |= {f"{side}_augment": hook for side, hook in self.hooks.items()}
             if c.face_id is not None:
@@ -104,22 +104,6 @@ class UGATIT(Method):
         c = self.config
         width = c.discriminator_channels or c.channels
         return Discriminator(width, layers, c.cam_discriminator, c.published_attention)
-
-    def _augmentation(self) -> augment.Hook:
-        c = self.config
-        settings: dict[str, Any] = {}
-        if c.augment_operations is not None and c.augment != "none":
-            settings["operations"] = c.augment_operations
-        if c.augment == "ada":
-            settings |= {
-                "fill": c.augment_fill,
-                "target": c.ada_target,
-                "pictures": c.ada_pictures,
-                "every": c.ada_every,
-                "limit": c.ada_limit,
-                "start": c.ada_start,
-            }
-        return augment.make(c.augment, **settings)
 
     def networks(self):
         return self._networks
