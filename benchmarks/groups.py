@@ -169,17 +169,19 @@ def row(name: str, result: dict[str, Any]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def sheet(runs: dict[str, Path], photos: Pack, each: int = 3) -> np.ndarray:
-    """(H, W, 3) uint8: the same held-out photos in rows, `each` of every group; a column for every way."""
+def sheet(runs: dict[str, Path], photos: Pack, each: int = 2) -> np.ndarray:
+    """(H, W, 3) uint8, twice enlarged: the same held-out photos, `each` of every group, and below them a row for
+    every way."""
     rows = [row for g in GROUPS for row in photos.where("held_out", g)[:each]]
     names = [photos.rows[row].group or "" for row in rows]
     pictures = np.array(photos.images[rows])
-    columns = [pictures]
+    lines = [pictures]
     for run in runs.values():
         drawer = fewtoon.load(Run(run).last, "cpu", "bf16")
         told = names if drawer.groups else None
-        columns.append(to_pixels(drawer.translate(to_tensor(pictures), told)))
-    return np.concatenate([np.concatenate(list(column), 0) for column in columns], 1)
+        lines.append(to_pixels(drawer.translate(to_tensor(pictures), told)))
+    whole = np.concatenate([np.concatenate(list(line), 1) for line in lines], 0)
+    return whole.repeat(2, 0).repeat(2, 1)
 
 
 HEAD = (
@@ -202,7 +204,10 @@ def main() -> None:
     p.add_argument("--train-only", action="store_true", help="measure later")
     args = p.parse_args()
     torch.set_num_threads(1)
-    args.face_id = args.data / "weights" / "face_id" / "mobilefacenet_foamliu.pt"
+    face_id = args.data / "weights" / "face_id" / "mobilefacenet_foamliu.pt"
+    args.face_id = face_id if face_id.is_file() else None  # then there is no figure of identity
+    if args.face_id is None and "branches-face-id" in args.only:
+        p.error(f"branches-face-id takes {face_id}; name its folder by --data, or leave that way out of --only")
     result: dict[str, Any] = {"machine": machine(), "size": args.size, "steps": args.steps, "styles": {}}
     for style in args.styles:
         photos, drawings = packs(args.data, args.out, args.size, style)
