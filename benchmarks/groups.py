@@ -207,7 +207,9 @@ def main() -> None:
     face_id = args.data / "weights" / "face_id" / "mobilefacenet_foamliu.pt"
     args.face_id = face_id if face_id.is_file() else None  # then there is no figure of identity
     if args.face_id is None and "branches-face-id" in args.only:
-        p.error(f"branches-face-id takes {face_id}; name its folder by --data, or leave that way out of --only")
+        p.error(
+            f"branches-face-id takes {face_id}; name its folder by --data, or leave that way out of --only"
+        )
     result: dict[str, Any] = {"machine": machine(), "size": args.size, "steps": args.steps, "styles": {}}
     for style in args.styles:
         photos, drawings = packs(args.data, args.out, args.size, style)
