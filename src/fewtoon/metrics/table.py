@@ -307,11 +307,11 @@ def _bars(rows: list[Row]) -> Callable[[Row], str]:
 def _grid(title: str, grid: Grid) -> str:
     """Pictures in columns, each of its own title."""
     heads = "".join(f'<th scope="col" style="text-align:center">{escape(name)}</th>' for name in grid)
-    start = '<td style="border:0;padding:.15rem;min-width:5rem">'
+    start = '<td style="border:0;padding:.15rem"><div style="width:7rem;margin:auto">'
     rows = []
     for number in range(len(next(iter(grid.values())))):
         cells = "".join(
-            f"{start}{image(pictures[number], f'{name}, {number + 1}')}</td>"
+            f"{start}{image(pictures[number], f'{name}, {number + 1}')}</div></td>"
             for name, pictures in grid.items()
         )
         rows.append(f"<tr>{cells}</tr>")
