@@ -100,13 +100,8 @@ def train(
         log = Log(run.log_file, counters.log_bytes)
         at_the_end.callback(log.close)
         warnings = [*unused, *_unlike(packs), *left_out(packs, config.train)]
-        translates = not kind.generates
-        if (
-            translates
-            and len(groups) > 1
-            and not kind.needs_groups
-            and config.train.sampling == "proportional"
-        ):
+        unaware = not (kind.generates or kind.needs_groups)
+        if unaware and len(groups) > 1 and config.train.sampling == "proportional":
             warnings.append(
                 f"the packs have {len(groups)} groups, of which this method knows nothing: small ones may lose what "
                 "sets them apart; the preset 'groups' keeps it"
@@ -174,13 +169,11 @@ def _packs(
         if given[side] is None:
             raise Problem(f"{config.method} learns from {' and '.join(sides)}: name a pack with --{side}")
     for side, one in given.items():
-        if side not in sides:
-            if one is not None:
-                unused.append(
-                    f"the {side} are not used: {config.method} learns from {' and '.join(sides)} alone"
-                )
+        if one is None:
             continue
-        assert one is not None
+        if side not in sides:
+            unused.append(f"the {side} are not used: {config.method} learns from {' and '.join(sides)} alone")
+            continue
         pack = one if isinstance(one, Pack) else Pack.open(one)
         if pack.side != side:
             raise Problem(

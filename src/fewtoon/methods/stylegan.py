@@ -91,9 +91,7 @@ class StyleGAN(Method):
         path_every: int = Field(4, ge=1)
         path_decay: float = Field(0.01, gt=0, le=1)  # of the mean path length
         path_shrink: int = Field(2, ge=1)  # by which the batch is smaller there
-        learning_rate: float = Field(
-            0.002, gt=0
-        )  # of both Adam optimisers, corrected for lazy regularisation
+        learning_rate: float = Field(0.002, gt=0)  # of both Adams, before the correction for laziness
         # What the discriminator sees, real and fake alike; ada: as much as keeps it from learning by heart.
         augment: Literal["none", "ada", "diffaugment"] = "none"
         augment_operations: list[str] | None = None  # null: blit, geometry, color ("bgc")
@@ -108,9 +106,7 @@ class StyleGAN(Method):
         freeze_generator_blocks: int = Field(0, ge=0)  # FreezeG: so many, from 4 px on
         freeze_styles: int = Field(0, ge=0)  # FreezeSG: so many style codes are the source's
         freeze_mapping: bool = False  # FreezeFC
-        structure_weight: float = Field(
-            0.0, ge=0
-        )  # drawings differ from the source's pictures where they are small
+        structure_weight: float = Field(0.0, ge=0)  # small pictures stay near the source's
         structure_sizes: list[int] = Field(default_factory=lambda: [4, 8, 16])  # px that this looks at
         structure_of: Literal["colours", "features"] = "colours"  # features: as the published code
 
