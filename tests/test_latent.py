@@ -19,13 +19,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import fewtoon
-from fewtoon import arguments, cli, config, methods, style
+from fewtoon import arguments, cli, config, explore, methods, style
+from fewtoon.engine.preview import GAP, TITLE
 from fewtoon.errors import Problem
 from fewtoon.io import images
-from fewtoon.latent import sample as sampling
 from fewtoon.latent import swap as swapping
-from fewtoon.latent.sample import sample, seeds_of, seeds_told, truncations_of, walk
+from fewtoon.latent.sample import sample
+from fewtoon.latent.seeds import latents, seeds_of, seeds_told, truncations_of
+from fewtoon.latent.sources import open_sources
 from fewtoon.latent.swap import FAR, FeatureSwap, Recipe, blend, distance, shares, swap
+from fewtoon.latent.video import save_video, walk
 from fewtoon.nets.twice import upsampled
 
 TINY = {"channel_base": 128, "channel_max": 8, "latent": 8, "style": 8, "mapping_layers": 2}
@@ -208,14 +211,14 @@ def test_the_sheet_has_a_row_per_truncation_and_style(files: Path, tmp_path: Pat
     paths = [files / "a.safetensors", files / "run"]
     answer = sample(paths, tmp_path, seeds=range(5), truncation=[0.5, 1], columns=3, single=True)
     drawn = images.read(answer["sheet"])
-    step = 128 + sampling.GAP
-    height, left = 2 * (sampling.TITLE + 4 * step), drawn.shape[1] - 3 * step
+    step = 128 + GAP
+    height, left = 2 * (TITLE + 4 * step), drawn.shape[1] - 3 * step
     assert drawn.shape[0] == height
     assert 0 < left < 200
     places = [(t, name) for t in ("0.5", "1") for name in ("a", "run")]
     for seed in range(5):
         for row, (t, name) in enumerate(places):
-            top = (seed // 3) * (sampling.TITLE + 4 * step) + sampling.TITLE + row * step
+            top = (seed // 3) * (TITLE + 4 * step) + TITLE + row * step
             x = left + seed % 3 * step
             cell = drawn[top : top + 128, x : x + 128]
             picture = images.read(tmp_path / f"{name}-seed{seed:04d}-truncation{t}.png")
@@ -229,7 +232,7 @@ def test_equal_names_are_told_apart(files: Path, tmp_path: Path) -> None:
     for name in ("a", "a-2"):
         (tmp_path / "x" / f"{name}.safetensors").write_bytes((files / "b.safetensors").read_bytes())
     paths = [tmp_path / "x" / "a-2.safetensors", files / "a.safetensors", tmp_path / "x" / "a.safetensors"]
-    assert [one.name for one in sampling.open_sources([*paths, files / "run"])] == ["a-2", "a", "a-3", "run"]
+    assert [one.name for one in open_sources([*paths, files / "run"])] == ["a-2", "a", "a-3", "run"]
 
 
 def test_too_many_seeds_for_a_sheet(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +240,7 @@ def test_too_many_seeds_for_a_sheet(files: Path, tmp_path: Path, monkeypatch: py
     answer = sample([files / "a.safetensors"], tmp_path, seeds=range(7), columns=2, single=True)
     assert "7 seeds" in answer["notes"][0]
     assert len(answer["pictures"]) == 7
-    assert images.read(answer["sheet"]).shape[0] == 2 * (sampling.TITLE + 128 + sampling.GAP)  # 4 seeds
+    assert images.read(answer["sheet"]).shape[0] == 2 * (TITLE + 128 + GAP)  # 4 seeds
     assert sample([files / "a.safetensors"], tmp_path, seeds=range(2))["notes"] == []
 
 
@@ -249,7 +252,7 @@ def test_groups(files: Path, tmp_path: Path) -> None:
     assert women["grouped-seed0003.png"] != men["grouped-seed0003.png"]
     assert women["a-seed0003.png"] == men["a-seed0003.png"]
     opened = style.load(paths[0])
-    z = sampling.latents(opened, [3])
+    z = latents(opened, [3])
     (expected,) = style.to_pixels(opened.sample(z, group="men"))
     assert np.array_equal(images.read(tmp_path / "men" / "grouped-seed0003.png"), expected)
 
@@ -318,14 +321,14 @@ def test_a_webp_has_the_frames(files: Path, tmp_path: Path) -> None:
         film.seek(0)
         first = np.asarray(film.convert("RGB")).astype(float)
     sheet = images.read(tmp_path / "o" / "sheet.png").astype(float)
-    step = 128 + sampling.GAP
+    step = 128 + GAP
     for place, row in (
         ((0, 0), 0),
         ((0, 1), 1),
         ((1, 0), 2),
         ((1, 1), 3),
     ):  # of seed 0: the start of the walk
-        top, left = sampling.TITLE + row * step, sheet.shape[1] - 2 * step
+        top, left = TITLE + row * step, sheet.shape[1] - 2 * step
         still = sheet[top : top + 128, left : left + 128]
         y, x = place
         moving = first[128 * y : 128 * y + 128, 128 * x : 128 * x + 128]
@@ -342,7 +345,7 @@ def test_an_mp4_has_the_frames_and_colours(files: Path, tmp_path: Path) -> None:
         assert (stream.width, stream.height, stream.average_rate) == (128, 128, 24)
         assert len(list(film.decode(video=0))) == 9
     colours = [(255, 0, 0), (0, 255, 0), (30, 60, 250), (240, 200, 180)]
-    sampling.save_video(tmp_path / "c.mp4", [np.full((64, 64, 3), c, np.uint8) for c in colours])
+    save_video(tmp_path / "c.mp4", [np.full((64, 64, 3), c, np.uint8) for c in colours])
     with av.open(str(tmp_path / "c.mp4")) as film:
         assert film.streams.video[0].codec_context.colorspace == 1  # BT.709, which players would not guess
         for frame, colour in zip(film.decode(video=0), colours, strict=True):
@@ -515,11 +518,11 @@ def test_what_is_saved_is_what_is_live(files: Path, tmp_path: Path) -> None:
     saved, drawn = style.load(out), blend(style.load(a), style.load(b), Recipe(8, 0.7, rgb="high"))
     for name, tensor in names(drawn.method).items():
         assert torch.equal(tensor, names(saved.method)[name]), name
-    z = sampling.latents(saved, range(3))
+    z = latents(saved, range(3))
     assert torch.equal(saved.sample(z, 0.6), drawn.sample(z, 0.6))
     sheet = images.read(answer["sheet"])  # the third row is the swap
-    step = 128 + sampling.GAP
-    cell = sheet[sampling.TITLE + 2 * step :, sheet.shape[1] - 8 * step :][:128:8, :128:8]
+    step = 128 + GAP
+    cell = sheet[TITLE + 2 * step :, sheet.shape[1] - 8 * step :][:128:8, :128:8]
     assert np.array_equal(cell, style.to_pixels(saved.sample(z[:1]))[0])
 
 
@@ -558,7 +561,7 @@ def test_frozen_styles_keep_their_source(files: Path, tmp_path: Path) -> None:
     swap(files / "sg.safetensors", files / "a.safetensors", 4, out=tmp_path / "s.safetensors")
     made = style.load(tmp_path / "s.safetensors")
     assert made.method.config.freeze_styles == 3  # type: ignore[attr-defined]
-    z = sampling.latents(made, range(2))
+    z = latents(made, range(2))
     assert torch.equal(made.mapping(z), sg.mapping(z))
     codes = sg.method.truncated(sg.mapping(z), 0.5)  # type: ignore[attr-defined]
     assert torch.equal(made.sample(z, 0.5), made.synthesis(codes))
@@ -573,7 +576,7 @@ def test_frozen_styles_keep_their_source(files: Path, tmp_path: Path) -> None:
 def test_groups_come_with_the_mapping(files: Path) -> None:
     grouped, plain = style.load(files / "grouped.safetensors"), style.load(files / "a.safetensors")
     made = blend(grouped, plain, Recipe(4))
-    z = sampling.latents(made, [0])
+    z = latents(made, [0])
     assert made.groups == ["women", "men"]
     assert not torch.equal(made.sample(z, group="women"), made.sample(z, group="men"))
     assert blend(grouped, plain, Recipe(4, mapping="high")).groups == []
@@ -619,7 +622,7 @@ def by_hand(low: Any, high: Any, resolution: int, low_w: Tensor, high_w: Tensor)
 def test_features_are_swapped_as_by_hand(resolution: int) -> None:
     a, b = make(1), make(2)
     low, high = live(a), live(b)
-    z = sampling.latents(low, [0, 1])
+    z = latents(low, [0, 1])
     drawn = FeatureSwap(low, high, resolution).sample(z, 0.7)
     for row in range(2):
         codes = [
@@ -639,7 +642,7 @@ def test_features_are_swapped_as_by_hand(resolution: int) -> None:
 
 def test_a_swap_with_itself_is_nothing() -> None:
     a = live(make(1))
-    z = sampling.latents(a, [0, 1])
+    z = latents(a, [0, 1])
     assert torch.equal(FeatureSwap(a, a, 8).sample(z), a.sample(z))
     assert torch.equal(blend(a, a, Recipe(8, width=1.0)).sample(z), a.sample(z))
 
@@ -660,14 +663,14 @@ def test_the_command_swaps_features(
     assert cli.main([*words, "--sheet", "s.png", "--seeds", "4,1", "--truncation", "0.5", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert (answer["by"], answer["out"], answer["shares"]) == ("features", None, None)
-    sheet, step = images.read("s.png"), 128 + sampling.GAP
+    sheet, step = images.read("s.png"), 128 + GAP
     low, high = style.load(files / "a.safetensors"), style.load(files / "run")
-    z = sampling.latents(low, [4, 1])
+    z = latents(low, [4, 1])
     rows = [low.sample(z, 0.5), high.sample(z, 0.5), FeatureSwap(low, high, 8).sample(z, 0.5)]
     for row, pictures in enumerate(rows):
         for column, expected in enumerate(style.to_pixels(pictures)):
             x = sheet.shape[1] - (2 - column) * step
-            cell = sheet[sampling.TITLE + row * step :, x:][:128:8, :128:8]
+            cell = sheet[TITLE + row * step :, x:][:128:8, :128:8]
             assert np.array_equal(cell, expected), (row, column)
     told = json.loads(Path("s.json").read_text())
     assert told["styles"][1]["file"] == "best.safetensors"
@@ -728,7 +731,7 @@ def test_the_distance_is_0_for_the_same_and_about_1_for_strangers() -> None:
 
 def test_the_distance_by_its_formula() -> None:
     a, b = make(1), near(make(1), 0.4)
-    z = sampling.latents(live(a), range(32))
+    z = latents(live(a), range(32))
     with torch.no_grad():
         w = a.generator.mapping(z)
         parts = []
@@ -859,7 +862,7 @@ def test_the_examples_parse(capsys: pytest.CaptureFixture[str]) -> None:
     text = (Path(__file__).parents[1] / "docs" / "explore.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```sh\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
     lines = "".join(blocks).splitlines()
-    assert len(lines) == 8
+    assert len(lines) >= 8
     for line in lines:
         args = parser.parse_args(shlex.split(line)[1:])
-        assert args.run in (cli.explore_sample, cli.explore_swap)
+        assert args.run in [tool.run for tool in explore.TOOLS.values()]

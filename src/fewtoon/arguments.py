@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 import fewtoon
+from fewtoon import explore
 
 FINDERS = (
     "mediapipe, haar, yunet:FILE or cascade:FILE; may be repeated: on photos the first that finds a face decides, "
@@ -225,7 +226,7 @@ def parser(run: Mapping[str, Callable[[argparse.Namespace], int]]) -> Parser:
     p.add_argument("--out", metavar="HTML", help="write the findings on packs as a page with thumbnails")
     _json(p)
 
-    _explore(verbs, run)
+    explore.add_to(verbs, Parser)
 
     p = verb(
         "mark",
@@ -280,87 +281,6 @@ def parser(run: Mapping[str, Callable[[argparse.Namespace], int]]) -> Parser:
     p.add_argument("--out", default="demo", metavar="DIR")
     _json(p)
     return top
-
-
-def _explore(
-    verbs: argparse._SubParsersAction[Parser], run: Mapping[str, Callable[[argparse.Namespace], int]]
-) -> None:
-    text = "what a StyleGAN style can draw, and styles made of two"
-    looks = argparse.RawDescriptionHelpFormatter
-    example = "example:\n  fewtoon explore sample runs/drawings --out sampled --seeds 0-15"
-    top = verbs.add_parser(
-        "explore", help=text, description=f"W{text[1:]}.", epilog=example, formatter_class=looks
-    )
-    kinds = top.add_subparsers(title="what", metavar="WHAT", required=True, parser_class=Parser)
-
-    def kind(name: str, text: str, example: str) -> argparse.ArgumentParser:
-        sub = kinds.add_parser(
-            name,
-            help=text,
-            description=f"{text[0].upper()}{text[1:]}.",
-            epilog=f"example:\n  {example}",
-            formatter_class=looks,
-        )
-        sub.set_defaults(run=run[f"explore {name}"])
-        return sub
-
-    p = kind(
-        "sample",
-        "pictures of a StyleGAN style by seeds, of several styles for the same seeds, and walks between them",
-        "fewtoon explore sample faces.safetensors runs/drawings --out sampled --seeds 0-15 --truncation 0.5,1",
-    )
-    p.add_argument("styles", nargs="+", metavar="STYLE|RUN")
-    p.add_argument("--out", required=True, metavar="DIR")
-    p.add_argument("--seeds", default="0-15", help="0-15 (default) or 1,5,9: a column each")
-    p.add_argument(
-        "--truncation",
-        default="1",
-        metavar="T",
-        help="1 (default): as the style draws, 0: its average picture; 0.5,0.7,1: a row each",
-    )
-    p.add_argument("--group", help="of styles that have groups")
-    p.add_argument("--columns", type=int, default=8, metavar="N", help="seeds side by side (default 8)")
-    p.add_argument("--single", action="store_true", help="also a PNG per picture")
-    p.add_argument("--video", metavar="FILE", help="a walk through the seeds, as .webp or .mp4")
-    p.add_argument("--frames", type=int, metavar="N", help="of the whole video (default 25 per seed)")
-    p.add_argument("--fps", type=float, default=25.0, help="frames per second (default 25)")
-    p.add_argument("--device", help="cpu, cuda ...; default: the best there is")
-    _json(p)
-
-    p = kind(
-        "swap",
-        "low resolutions of one StyleGAN style and high ones of another, fine-tuned from the same source",
-        "fewtoon explore swap drawings.safetensors faces.safetensors --resolution 32 --out swapped.safetensors",
-    )
-    p.add_argument("low", metavar="LOW", help="style or run whose blocks up to --resolution are taken")
-    p.add_argument("high", metavar="HIGH", help="style or run whose blocks above are taken")
-    p.add_argument(
-        "--resolution", type=int, required=True, metavar="PX", help="the last one of LOW: 4, 8 ..."
-    )
-    p.add_argument("--out", metavar="STYLE", help="the new style, a .safetensors file")
-    p.add_argument(
-        "--width", type=float, default=0.0, help="0 (default): a hard switch; 1: smooth over about two blocks"
-    )
-    p.add_argument(
-        "--features",
-        action="store_true",
-        help="put LOW's feature map at --resolution into HIGH while it draws, instead of its weights; for --sheet",
-    )
-    sides = ["low", "high"]
-    p.add_argument(
-        "--mapping", choices=sides, help="whose mapping (default low; with --features each its own)"
-    )
-    p.add_argument("--constant", choices=sides, help="whose constant input (default low)")
-    p.add_argument("--noise", choices=sides, help="whose fixed noise (default low)")
-    p.add_argument(
-        "--rgb", choices=["blocks", *sides], help="whose layers that make colours (default: as the blocks)"
-    )
-    p.add_argument("--sheet", metavar="PNG", help="LOW, HIGH and the swap for the same seeds")
-    p.add_argument("--seeds", default="0-7", help="of the sheet: 0-7 (default) or 1,5,9")
-    p.add_argument("--truncation", type=float, default=1.0, metavar="T", help="of the sheet (default 1)")
-    p.add_argument("--group", help="of the sheet, for styles that have groups")
-    p.add_argument("--device", help="cpu, cuda ...; default: the best there is")
-    _json(p)
 
 
 def _json(parser: argparse.ArgumentParser) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
-import math
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from fewtoon import arguments
+from fewtoon.answer import answer
 from fewtoon.errors import Problem
 
 
@@ -88,14 +87,14 @@ def prepare(args: argparse.Namespace) -> int:
         "unchanged": report.unchanged,
         "seconds": report.seconds,
     }
-    return _answer(args, facts, doctor.text(report))
+    return answer(args, facts, doctor.text(report))
 
 
 def train(args: argparse.Namespace) -> int:
     from fewtoon import config
 
     if args.list:
-        return _answer(args, {"presets": config.presets()}, "\n".join(config.presets()))
+        return answer(args, {"presets": config.presets()}, "\n".join(config.presets()))
     for name in ("preset", "out"):
         if getattr(args, name) is None:
             told = "PRESET" if name == "preset" else f"--{name}"
@@ -115,7 +114,7 @@ def train(args: argparse.Namespace) -> int:
     )
     verb = f"explore sample {args.out}" if summary["generates"] else f"translate {args.out} PHOTOS"
     text = f"style: {summary['best']}\nnext:  fewtoon {verb} --out drawn"
-    return _answer(args, summary, text)
+    return answer(args, summary, text)
 
 
 def translate(args: argparse.Namespace) -> int:
@@ -145,7 +144,7 @@ def translate(args: argparse.Namespace) -> int:
     text = f"{len(result['drawn'])} drawn into {args.out}, {len(result['refused'])} refused"
     if result["read_as"]:
         text += "\nread as " + ", ".join(f"{name}: {count}" for name, count in result["read_as"].items())
-    _answer(args, result, text)
+    answer(args, result, text)
     return 2 if result["refused"] else 0
 
 
@@ -183,7 +182,7 @@ def evaluate(args: argparse.Namespace) -> int:
     )
     for note in fakes.unused(drawer, [side for side, one in packs.items() if one is not None]):
         print(f"fewtoon: {note}", file=sys.stderr)
-    return _answer(args, result, f"{verdict(result)}\nreport: {out / 'report.html'}")
+    return answer(args, result, f"{verdict(result)}\nreport: {out / 'report.html'}")
 
 
 def study(args: argparse.Namespace) -> int:
@@ -209,7 +208,7 @@ def study(args: argparse.Namespace) -> int:
     failed = [row for row in result["rows"] if row.get("failed")]
     for row in failed:
         print(f"fewtoon: {row['preset']}: {row['failed']}", file=sys.stderr)
-    _answer(args, result, f"{table.headline(result)}\npage: {result['page']}")
+    answer(args, result, f"{table.headline(result)}\npage: {result['page']}")
     return 2 if failed else 0
 
 
@@ -218,14 +217,14 @@ def import_(args: argparse.Namespace) -> int:
 
     groups = [name.strip() for name in args.groups.split(",")] if args.groups is not None else None
     found = import_style(args.file, args.out, args.size, groups)
-    return _answer(args, {"style": args.out, "found": found}, f"{args.file}: {found} -> {args.out}")
+    return answer(args, {"style": args.out, "found": found}, f"{args.file}: {found} -> {args.out}")
 
 
 def export(args: argparse.Namespace) -> int:
     from fewtoon.io.stylegan import export_style
 
     told = export_style(args.style, args.out)
-    return _answer(args, {"out": args.out, "exported": told}, f"{args.style}: {told} -> {args.out}")
+    return answer(args, {"out": args.out, "exported": told}, f"{args.style}: {told} -> {args.out}")
 
 
 def inspect(args: argparse.Namespace) -> int:
@@ -238,11 +237,11 @@ def inspect(args: argparse.Namespace) -> int:
         from fewtoon.run import Run
 
         run = Run.open(path)
-        return _answer(args, {"kind": "run", "config": run.config(), **run.facts()}, run.describe())
+        return answer(args, {"kind": "run", "config": run.config(), **run.facts()}, run.describe())
     from fewtoon import style
 
     header = style.read_header(path)
-    return _answer(args, {"kind": "style", **header}, style.describe(header))
+    return answer(args, {"kind": "style", **header}, style.describe(header))
 
 
 def _inspect_packs(args: argparse.Namespace, paths: list[Path]) -> int:
@@ -273,57 +272,7 @@ def _inspect_packs(args: argparse.Namespace, paths: list[Path]) -> int:
     if args.out is not None:
         write_page(args.out, *found)
         lines.append(f"page: {args.out}")
-    return _answer(args, facts, "\n".join(lines))
-
-
-def explore_sample(args: argparse.Namespace) -> int:
-    from fewtoon.latent.sample import sample, seeds_of, truncations_of
-
-    result = sample(
-        args.styles,
-        args.out,
-        seeds=seeds_of(args.seeds),
-        truncation=truncations_of(args.truncation),
-        group=args.group,
-        columns=args.columns,
-        single=args.single,
-        video=args.video,
-        frames=args.frames,
-        fps=args.fps,
-        device=args.device,
-        progress=True,
-    )
-    for note in result["notes"]:
-        print(f"fewtoon: {note}", file=sys.stderr)
-    shown = [("sheet", result["sheet"]), ("video", result["video"]), ("again", result["record"])]
-    return _answer(args, result, "\n".join(f"{name}: {path}" for name, path in shown if path))
-
-
-def explore_swap(args: argparse.Namespace) -> int:
-    from fewtoon.latent.sample import seeds_of
-    from fewtoon.latent.swap import swap
-
-    result = swap(
-        args.low,
-        args.high,
-        args.resolution,
-        out=args.out,
-        features=args.features,
-        width=args.width,
-        mapping=args.mapping,
-        constant=args.constant,
-        noise=args.noise,
-        rgb=args.rgb,
-        sheet_to=args.sheet,
-        seeds=seeds_of(args.seeds),
-        truncation=args.truncation,
-        group=args.group,
-        device=args.device,
-    )
-    for note in result["notes"]:
-        print(f"fewtoon: warning: {note}", file=sys.stderr)
-    lines = [f"{name}: {result[name]}" for name in ("sheet", "out") if result[name]]
-    return _answer(args, result, "\n".join([*lines, f"geometries apart: {result['distance']:.2f}"]))
+    return answer(args, facts, "\n".join(lines))
 
 
 def mark(args: argparse.Namespace) -> int:
@@ -344,7 +293,7 @@ def suggest(args: argparse.Namespace) -> int:
     suggestions = suggest(Pack.open(args.pack))
     filled = suggestions.write_csv(args.out, accept=args.accept)
     facts = {"out": args.out, "filled_in": filled, **suggestions.to_json()}
-    return _answer(args, facts, f"{suggestions.text()}\nsuggestions: {args.out}, {filled} filled in")
+    return answer(args, facts, f"{suggestions.text()}\nsuggestions: {args.out}, {filled} filled in")
 
 
 def models(args: argparse.Namespace) -> int:
@@ -354,7 +303,7 @@ def models(args: argparse.Namespace) -> int:
         models.fetch(wheel=args.wheel)
     facts = {"folder": str(models.folder()), "available": models.available(), "files": models.FILES}
     there = "all there" if models.available() else "not there: run 'fewtoon models fetch'"
-    return _answer(args, facts, f"{len(models.FILES)} models in {models.folder()}: {there}")
+    return answer(args, facts, f"{len(models.FILES)} models in {models.folder()}: {there}")
 
 
 def world(args: argparse.Namespace) -> int:
@@ -371,14 +320,14 @@ def world(args: argparse.Namespace) -> int:
     )
     made = "drawn" if summary["made"] else "already there"
     text = f"{args.photos} photos and {args.drawings} drawings of {args.size} px in {args.out} ({made})"
-    return _answer(args, summary, text)
+    return answer(args, summary, text)
 
 
 def demo(args: argparse.Namespace) -> int:
     from fewtoon.demo import demo
 
     summary = demo(args.out)
-    return _answer(args, summary, f"report: {summary['report']}\nsheet:  {summary['sheet']}")
+    return answer(args, summary, f"report: {summary['report']}\nsheet:  {summary['sheet']}")
 
 
 # --- helpers ---------------------------------------------------------------------------------------------
@@ -405,20 +354,6 @@ def _outside_packs(path: str) -> None:
         raise Problem(f"--out {path!r} lies in a pack: write it somewhere else")
 
 
-def _answer(args: argparse.Namespace, facts: dict[str, Any], text: str) -> int:
-    print(json.dumps(_finite(facts), default=str, allow_nan=False) if args.json else text)
-    return 0
-
-
-def _finite(value: Any) -> Any:
-    """The same with None for NaN and infinity, which JSON has no words for."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    return [_finite(one) for one in value] if isinstance(value, (list, tuple)) else value
-
-
 VERBS = {
     "prepare": prepare,
     "train": train,
@@ -428,8 +363,6 @@ VERBS = {
     "import": import_,
     "export": export,
     "inspect": inspect,
-    "explore sample": explore_sample,
-    "explore swap": explore_swap,
     "mark": mark,
     "suggest": suggest,
     "models": models,

@@ -22,19 +22,10 @@ from fewtoon import style as styles
 from fewtoon.errors import Problem
 from fewtoon.io import images, weights
 from fewtoon.io.files import printable
-from fewtoon.latent.sample import (
-    Source,
-    check_group,
-    check_kind,
-    check_seeds,
-    check_truncations,
-    group_for,
-    latents,
-    open_sources,
-    record,
-    seeds_told,
-    sheet,
-)
+from fewtoon.latent.record import record
+from fewtoon.latent.seeds import check_seeds, check_truncations, latents, seeds_told
+from fewtoon.latent.sheet import sheet
+from fewtoon.latent.sources import Source, check_group, check_kind, group_for, open_sources
 from fewtoon.methods.stylegan import StyleGAN
 from fewtoon.style import Style
 
