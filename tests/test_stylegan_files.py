@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 
+from fewtoon import config, methods
 from fewtoon.errors import Problem
 from fewtoon.io import pickled, stylegan, stylegan_plain, weights
 from fewtoon.nets.stylegan2 import Discriminator, Generator
@@ -383,6 +384,10 @@ def test_classes(tmp_path, nvidia_modules):
     drawer, judge = built(found)
     stylegan.verify(found, drawer)
     assert torch.equal(judge.mapping.layers[7].weight, nvidia_states(5, 3)[1]["mapping.fc7.weight"])
+    kind, kept = methods.find("stylegan"), ("channels", "latent", "style", "mapping_layers")
+    settings = {name: found.model[name] for name in kept} | {"conditional": True}
+    trained = kind(config.section(kind.Config, settings, "model"), found.size, ["a", "b", "c"])
+    trained.discriminator.load_state_dict(found.networks["discriminator"])  # 8 layers, the generator has 2
     with pytest.raises(Problem, match="3 classes"):
         stylegan.to_rosinality(found.networks, found.model, found.size)
 

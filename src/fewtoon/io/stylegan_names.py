@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-CLASS_LAYERS = 8  # of the mapping of classes in NVIDIA's discriminator, which no preset of theirs changes
+from fewtoon.nets.stylegan2 import CLASS_LAYERS, Discriminator, Generator
 
 
 class Place(NamedTuple):
@@ -131,8 +131,6 @@ def filters_of(size: int, nvidia: bool, drawer: bool) -> dict[str, float]:
 
 def shapes(size: int, model: Mapping[str, Any], drawer: bool) -> dict[str, tuple[int, ...]]:
     """Our keys of a generator or a discriminator -> the shapes that our networks have."""
-    from fewtoon.nets.stylegan2 import Discriminator, Generator
-
     channels, clamp, classes = model["channels"], model["clamp"], model["classes"]
     with torch.device("meta"):  # no memory: the file may claim an enormous network
         network = (
@@ -140,6 +138,6 @@ def shapes(size: int, model: Mapping[str, Any], drawer: bool) -> dict[str, tuple
                 size, channels, model["latent"], model["style"], model["mapping_layers"], clamp, classes
             )
             if drawer
-            else Discriminator(size, channels, clamp, model["deviation_group"], classes, CLASS_LAYERS)
+            else Discriminator(size, channels, clamp, model["deviation_group"], classes)
         )
     return {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}

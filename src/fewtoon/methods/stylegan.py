@@ -132,15 +132,13 @@ class StyleGAN(Method):
         self._check()
         self.grouped = c.conditional
         classes = len(self.groups) if c.conditional else 0
-        depth = c.mapping_layers
-        self.generator = Generator(size, self.channels, c.latent, c.style, depth, c.clamp, classes)
+        shape = (c.latent, c.style, c.mapping_layers, c.clamp, classes)
+        self.generator = Generator(size, self.channels, *shape)
         self._networks: dict[str, nn.Module] = {"generator": self.generator}
         if c.freeze_styles:
             self._networks["source_mapping"] = copy.deepcopy(self.generator.mapping)
         if training:
-            self.discriminator = Discriminator(
-                size, self.channels, c.clamp, c.deviation_group, classes, depth
-            )
+            self.discriminator = Discriminator(size, self.channels, c.clamp, c.deviation_group, classes)
             self.hook = augment.asked_for(c, undecided=0.0)  # of a logistic loss
             self.path_length = PathLength()
             self._networks |= {"discriminator": self.discriminator, "path_length": self.path_length}

@@ -37,6 +37,7 @@ from fewtoon.nets.twice import convolve, convolve_transposed, smooth, upsampled
 SLOPE = 0.2  # of the leaky ReLUs
 GAIN = math.sqrt(2)  # of the leaky ReLUs
 MAPPING_RATE = 0.01  # the mapping learns slower by this factor
+CLASS_LAYERS = 8  # of the discriminator's mapping, however deep the generator's is
 
 Noise = Literal["random", "fixed", "none"] | Sequence[Tensor | None]
 
@@ -429,7 +430,6 @@ class Discriminator(nn.Module):
         clamp: float | None = None,
         deviation_group: int = 4,
         classes: int = 0,
-        mapping_layers: int = 8,
     ) -> None:
         super().__init__()
         sizes = resolutions(size)
@@ -437,7 +437,7 @@ class Discriminator(nn.Module):
         self.rgb = Conv(3, channels[-1], 1)
         steps = list(zip(sizes, channels, channels[1:]))[::-1]
         self.blocks = nn.ModuleDict({str(2 * r): Residual(b, a, clamp) for r, a, b in steps})
-        self.mapping = Mapping(0, channels[0], mapping_layers, classes) if classes else None
+        self.mapping = Mapping(0, channels[0], CLASS_LAYERS, classes) if classes else None
         self.last = Last(channels[0], channels[0] if classes else 1, clamp, deviation_group)
 
     def forward(self, images: Tensor, classes: Tensor | None = None, halves: int = 1) -> Tensor:
