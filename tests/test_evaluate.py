@@ -228,6 +228,49 @@ def test_memorisation_without_held_out_or_training_drawings():
         memorisation(points, points[:0], points)
 
 
+# --- a style that has learned both directions ------------------------------------------------------------
+
+
+def two_way(groups=()):
+    """A small U-GAT-IT style that nobody has trained."""
+    kind = methods.find("groups" if groups else "ugatit")
+    model = config.section(kind.Config, {"channels": 4, "blocks": 1}, "model")
+    torch.manual_seed(3)
+    method = kind(model, SIZE, list(groups), training=False)
+    return Style(method, {"method": method.name, "model": config.portable(model)}, "cpu", "fp32")
+
+
+def test_the_way_back_is_measured_too(photos, drawings):
+    style = two_way()
+    found = evaluate(style, photos, drawings)["back"]
+    real, given = photos.images[photos.where("held_out")], drawings.images[drawings.where("held_out")]
+    assert (found["n_real"], found["n_fake"]) == (len(real), len(given))
+    made = to_pixels(style.method.networks()["drawing_to_photo"](to_tensor(given)).image.clamp(-1, 1))
+    net = features.load("tiny", "cpu")
+    assert found["kid"] == pytest.approx(kid(net(real), net(made)).value, rel=1e-3)
+
+
+def test_on_the_way_back_each_drawing_is_told_its_group(photos, drawings):
+    style, asked = two_way(drawings.groups), []
+    style.method.back, back = lambda part, group: asked.append(group) or back(part, group), style.method.back
+    evaluate(style, photos, drawings, judges=None)
+    told = sorted(drawings.rows[row].group for row in drawings.where("held_out"))
+    assert asked == told
+
+
+def test_a_style_of_one_direction_has_no_way_back(good, photos, drawings):
+    assert "back" not in evaluate(good, photos, drawings)
+    with pytest.raises(Problem, match="has not learned to make photos of drawings"):
+        generator().back(torch.zeros(1, 3, SIZE, SIZE))
+    style = two_way()
+    assert style.back(torch.zeros(0, 3, SIZE, SIZE)).shape == (0, 3, SIZE, SIZE)
+    for wrong in (torch.zeros(1, 3, SIZE, SIZE + 1), torch.zeros(1, 3, SIZE, SIZE, dtype=torch.int64)):
+        with pytest.raises(Problem, match="this style takes a float tensor"):
+            style.back(wrong)
+    with pytest.raises(Problem, match="draws every group alike"):
+        style.back(torch.zeros(1, 3, SIZE, SIZE), "women")
+
+
 # --- a style that makes pictures from random numbers ----------------------------------------------------
 
 

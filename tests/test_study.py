@@ -92,6 +92,26 @@ def test_one_row_per_preset_in_their_order(done) -> None:
         assert len(row["runs"]) == 2
 
 
+def test_the_way_back_is_a_column_where_a_style_has_learned_it(done) -> None:
+    entry = {
+        "kid": 21.0,
+        "kid_interval": [19.0, 23.0],
+        "fid": 5.0,
+        "n_real": 40,
+        "n_fake": 50,
+        "subset_size": 20,
+    }
+    found, _ = done
+    result = json.loads(json.dumps(found))
+    titles = table.markdown(result)
+    assert "back to photos" not in titles
+    result["rows"][0]["back"] = rows.figures([entry, {**entry, "kid": 23.0}])
+    line = next(line for line in table.markdown(result).splitlines() if line.startswith("| draws"))
+    heads = next(line for line in table.markdown(result).splitlines() if line.startswith("| preset"))
+    cell = line.split("|")[heads.split("|").index(" back to photos, KID × 100 ")]
+    assert cell.strip().startswith("2.2 ± ")
+
+
 def test_what_a_kind_of_style_lacks_is_absent(done) -> None:
     found = by_name(done[0])
     assert (found["draws"]["generates"], found["makes"]["generates"]) == (False, True)

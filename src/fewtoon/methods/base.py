@@ -108,6 +108,14 @@ class Method:
         """
         raise NotImplementedError
 
+    def goes_back(self) -> bool:
+        """Whether it has learned the other direction too, `back`."""
+        return False
+
+    def back(self, drawings: Tensor, group: str | None = None) -> Tensor:
+        """Drawings (B, 3, S, S) in [-1, 1] to photos, of a method that `goes_back`."""
+        raise NotImplementedError
+
     def latents(self, count: int, seed: int) -> Tensor:
         """(count, Z): random numbers that a method that generates draws pictures from; those of a seed."""
         raise NotImplementedError

@@ -235,6 +235,12 @@ class UGATIT(Method):
     def translate(self, photos, group=None):
         return self._networks["photo_to_drawing"](photos).image
 
+    def goes_back(self):
+        return "drawing_to_photo" in self._networks
+
+    def back(self, drawings, group=None):
+        return self._networks["drawing_to_photo"](drawings).image
+
     def preview(self, photos):
         drawn: Drawn = self._networks["photo_to_drawing"](photos)
         columns = preview_columns(photos, drawn)

@@ -85,9 +85,10 @@ def evaluate(
     samples: at least 2; only of a style that makes pictures from random numbers (those of `seed`).
     split: "held_out"; "train" or "all" only to look at overfitting, and the result then says so.
 
-    Returns {"style", "protocol", "metrics": {"all": {...}, GROUP: {...}}, "untranslated", "memorisation",
-    "augmentation" (see `fewtoon.metrics.leak`; None of a style trained without ADA), "other_features", "summary",
-    "warnings"}; numbers that cannot be given are None with a note. KID is
+    Returns {"style", "protocol", "metrics": {"all": {...}, GROUP: {...}}, "untranslated", "back" (the distance of the
+    photos that the style makes of the drawings to the photos, where it has learned that direction too),
+    "memorisation", "augmentation" (see `fewtoon.metrics.leak`; None of a style trained without ADA),
+    "other_features", "summary", "warnings"}; numbers that cannot be given are None with a note. KID is
     x1000. Without photos there is no "untranslated", attribute or identity, and groups only where the style is
     told them. Raises Problem for a missing pack, an empty split, an unknown split or feature network, fewer than
     2 samples, or an unusable folder.
@@ -143,12 +144,17 @@ def evaluate(
             assert isinstance(style, Style)
             fakes = making.of_numbers(style, samples, seed, real_groups, group, done)
         real = at_size(real_pack.images[rows[-1]], style.size)
+        back = real[:0]
+        if making.goes_back(style):
+            assert isinstance(style, Style)
+            job = bar.add_task("translate back", total=len(real))
+            back = making.of_drawings(style, real, real_groups, done)
         train = at_size(real_pack.images[train_rows], style.size)
 
         measured: list[dict[str, Any]] = []
         memory: Memory | None = None
         who: dict[str, dict[str, Any]] = {}
-        sets = {"photos": fakes.photos, "fakes": fakes.pictures, "real": real, "train": train}
+        sets = {"photos": fakes.photos, "fakes": fakes.pictures, "real": real, "train": train, "back": back}
         job = bar.add_task("measure", total=len(sets) * len(nets))
         for net in nets:
             of: dict[str, NDArray[np.float32]] = {}
@@ -157,6 +163,10 @@ def evaluate(
                 of[name] = net(images) if wanted else np.empty((0, net.dim), np.float32)
                 done(1)
             measured.append(_compare(of, fakes, real_groups, real_pack.side, seed))
+            if len(back):
+                yardstick = measured[-1]["untranslated"]["all"]["kid"]  # the same in both directions
+                kinds = ("photos", "drawings")
+                measured[-1]["back"] = _entry(of["photos"], of["back"], seed, yardstick, kinds)
             if net is nets[0] and len(train_rows):
                 memory = memorisation(of["fakes"], of["train"], of["real"][held_out])
             if net.name == "mobilefacenet" and source is not None and not who:
@@ -200,7 +210,7 @@ def evaluate(
         "style": _facts(style),
         "protocol": protocol,
         **measured[0],
-        "summary": _summary(**measured[0]),
+        "summary": _summary(metrics, measured[0].get("untranslated")),
         "memorisation": _memory_facts(memory, fakes, real_pack, train_rows, nets[0]),
         "augmentation": augmentation,
         "other_features": {

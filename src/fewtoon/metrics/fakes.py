@@ -86,6 +86,23 @@ def of_photos(
     return Fakes(drawn, source, [photos.rows[i].file for i in rows], labels, asked)
 
 
+def goes_back(style: Translator) -> bool:
+    """Whether it makes photos of drawings too."""
+    return isinstance(style, Style) and style.method.goes_back()
+
+
+def of_drawings(
+    style: Style, drawings: NDArray[np.uint8], groups: Sequence[str | None], done: Callable[[int], object]
+) -> NDArray[np.uint8]:
+    """The photos that a style which goes back makes of drawings (m, S, S, 3), each told its group where it is known;
+    `done` is called with the number of each part."""
+    made = np.empty_like(drawings)
+    for name, part in _batches([group if group in style.groups else None for group in groups]):
+        made[part] = to_pixels(style.back(to_tensor(drawings[part]), name))
+        done(len(part))
+    return made
+
+
 def of_numbers(
     style: Style,
     count: int,

@@ -19,6 +19,8 @@ def row(results: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, A
         "pictures": all_facts[0]["pictures"],
         **figures(entries),
     }
+    if all("back" in result for result in found):
+        found_row["back"] = figures([result["back"] for result in found])
     groups = [result["summary"].get("kid_mean_of_groups") for result in found]
     if any(one is not None for one in groups):
         found_row["kid_mean_of_groups"] = _mean(groups)

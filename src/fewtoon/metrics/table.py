@@ -120,6 +120,7 @@ def _columns(result: dict[str, Any]) -> list[Column]:
     names = sorted({name for row in result["rows"] for name in row.get("attributes", {})})
     others = [
         Column("KID × 100 ± deviation", _hundred),
+        Column("back to photos, KID × 100", lambda row: _hundred(row.get("back") or {})),
         Column("FID", lambda row: _mean(row.get("fid"))),
         *(Column(f"{name} kept", _kept(name)) for name in names),
         Column("right person first", _identity),
