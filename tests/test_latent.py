@@ -8,6 +8,7 @@ import json
 import math
 import re
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,20 @@ from fewtoon import arguments, cli, config, explore, methods, style
 from fewtoon.engine.preview import GAP, TITLE
 from fewtoon.errors import Problem
 from fewtoon.io import images
-from fewtoon.latent import swap as swapping
+from fewtoon.latent.blend import (
+    FAR,
+    FeatureSwap,
+    LiveSwap,
+    Recipe,
+    advice,
+    blend,
+    distance,
+    shares,
+)
 from fewtoon.latent.sample import sample
 from fewtoon.latent.seeds import latents, seeds_of, seeds_told, truncations_of
 from fewtoon.latent.sources import open_sources
-from fewtoon.latent.swap import FAR, FeatureSwap, Recipe, blend, distance, shares, swap
+from fewtoon.latent.swap import swap
 from fewtoon.latent.video import save_video, walk
 from fewtoon.nets.twice import upsampled
 
@@ -510,6 +520,43 @@ def test_a_swap_changes_neither_parent_and_shares_nothing() -> None:
         assert all(torch.equal(names(method)[name], kept[name]) for name in kept)
 
 
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(8),
+        Recipe(4, 0.7),
+        Recipe(8, 1.5, mapping="high", constant="high", noise="high", rgb="low"),
+        Recipe(4, rgb="high"),
+    ],
+)
+def test_a_live_swap_is_the_same_swap(recipe: Recipe) -> None:
+    low, high = live(make(1, freeze_styles=2), framing="ffhq"), live(make(2))
+    swaps = LiveSwap(low, high)
+    swaps.at(4, 3.0)  # what was asked before does not matter
+    made, alone = swaps.at(**asdict(recipe)), blend(low, high, recipe)
+    assert made.header == alone.header
+    assert names(made.method).keys() == names(alone.method).keys()
+    assert all(torch.equal(tensor, names(alone.method)[name]) for name, tensor in names(made.method).items())
+    z = latents(made, [0, 1])
+    assert torch.equal(made.sample(z, 0.6), alone.sample(z, 0.6))
+
+
+def test_a_live_swap_makes_only_what_is_mixed() -> None:
+    a, b = make(1), make(2)
+    swaps = LiveSwap(live(a), live(b))
+    places = {t.data_ptr() for one in (a, b) for t in names(one).values()}
+    before = {name: t.clone() for one in (a, b) for name, t in names(one).items()}
+    hard = names(swaps.at(8).method)
+    assert {t.data_ptr() for t in hard.values()} <= places
+    smooth = names(swaps.at(8, 1.0).method)
+    anew = {name for name, t in smooth.items() if t.data_ptr() not in places}
+    mixed = ("bias", "weight", "strength")
+    assert anew == {n for n in smooth if n.startswith("generator.synthesis.blocks") and n.endswith(mixed)}
+    assert all(torch.equal(t, before[name]) for name, t in names(b).items())
+    with pytest.raises(Problem, match="resolution 16"):
+        swaps.at(16)
+
+
 def test_what_is_saved_is_what_is_live(files: Path, tmp_path: Path) -> None:
     a, b = files / "a.safetensors", files / "b.safetensors"
     out = tmp_path / "swapped.safetensors"
@@ -763,7 +810,7 @@ def test_warnings(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert swap(a, files / "b.safetensors", 8, out=tmp_path / "s.safetensors")["notes"] == []
     frozen = near(style.load(a).method, 0.0)
     nn.init.normal_(frozen.generator.synthesis.block(16).conv.weight)
-    notes = swapping.advice(style.load(a), live(frozen, framing="ffhq"), 8, 0.0)
+    notes = advice(style.load(a), live(frozen, framing="ffhq"), 8, 0.0)
     assert len(notes) == 1
     assert "up to 8 px are the same" in notes[0]
 
@@ -852,7 +899,7 @@ def test_swap_writes_over_no_parent(files: Path, tmp_path: Path, capsys: pytest.
 
 def test_the_examples_parse(capsys: pytest.CaptureFixture[str]) -> None:
     parser = arguments.parser(cli.VERBS)
-    for words in (["explore"], ["explore", "sample"], ["explore", "swap"]):
+    for words in (["explore"], *(["explore", tool] for tool in ("sample", "mix", "chain", "swap"))):
         with pytest.raises(SystemExit) as stop:
             cli.main([*words, "--help"])
         assert stop.value.code == 0

@@ -22,8 +22,11 @@ from fewtoon import config, methods, style
 from fewtoon.draw import translate
 from fewtoon.errors import Problem
 from fewtoon.io import weights
+from fewtoon.io.files import file_hash
+from fewtoon.latent.swap import swap
 from fewtoon.methods.base import Method
 from fewtoon.methods.ugatit import UGATIT
+from fewtoon.nets.stylegan2 import Discriminator
 from fewtoon.style import Style
 
 SIZE = 16
@@ -441,6 +444,59 @@ def test_the_header_says_what_it_is(file: Path) -> None:
     text = style.describe(header)
     for word in ("16 px", "ugatit", "Kim", "a, b", "5 steps", "1.50 (features tiny)", "photos: with consent"):
         assert word in text
+
+
+def generator(seed: int, **settings: Any) -> Any:
+    """A small StyleGAN."""
+    tiny = {"channels": [8, 8, 4], "latent": 6, "style": 5, "mapping_layers": 2}
+    kind = methods.find("stylegan")
+    torch.manual_seed(seed)
+    return kind(config.section(kind.Config, {**tiny, **settings}, "model"), SIZE, [], training=False)
+
+
+def test_a_style_that_generates_says_how(tmp_path: Path) -> None:
+    made = generator(1)
+    style.write(tmp_path / "plain.safetensors", made, {})
+    text = style.describe(style.read_header(tmp_path / "plain.safetensors"))
+    assert "6 random numbers z" in text
+    assert "style codes w: 6 of 5 numbers" in text
+    assert f"{sum(p.numel() for p in made.generator.parameters()):,} parameters" in text
+    assert "channels at 4, 8 ... 16 px: 8, 8, 4" in text
+    assert "without its discriminator" in text
+    assert "made of" not in text
+    judge = Discriminator(SIZE, [8, 8, 4]).state_dict()
+    style.write(tmp_path / "judged.safetensors", made, {}, {"discriminator": judge})
+    text = style.describe(style.read_header(tmp_path / "judged.safetensors"))
+    assert "with its discriminator" in text
+    style.write(tmp_path / "frozen.safetensors", generator(1, freeze_styles=2), {})
+    assert "first 2 style codes" in style.describe(style.read_header(tmp_path / "frozen.safetensors"))
+
+
+def test_a_swapped_style_names_its_parents(tmp_path: Path) -> None:
+    for seed, name in enumerate(("faces", "drawings"), 1):
+        style.write(tmp_path / f"{name}.safetensors", generator(seed), {"step": 100 * seed})
+    once, twice = tmp_path / "once.safetensors", tmp_path / "twice.safetensors"
+    swap(tmp_path / "faces.safetensors", tmp_path / "drawings.safetensors", 8, out=once, width=0.5)
+    swap(once, tmp_path / "faces.safetensors", 4, out=twice, mapping="high")
+    lines = style.describe(style.read_header(twice)).splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("made of two"))
+    digests = {p.stem: file_hash(p)[:12] for p in tmp_path.iterdir()}
+    rest = "constant low, noise low, rgb blocks"
+    assert lines[first : first + 6] == [
+        f"made of two by weights: hard switch at 4 px; mapping high, {rest}",
+        f"  low, up to there: once.safetensors, sha256 {digests['once']}",
+        f"    made of two by weights: smooth switch of width 0.5 at 8 px; mapping low, {rest}",
+        f"      low, up to there: faces.safetensors, sha256 {digests['faces']}, trained for 100 steps",
+        f"      high, above: drawings.safetensors, sha256 {digests['drawings']}, trained for 200 steps",
+        f"  high, above: faces.safetensors, sha256 {digests['faces']}, trained for 100 steps",
+    ]
+
+
+@pytest.mark.parametrize(
+    "made_of", ["x", [], {}, {"low": 3, "width": "x"}, {"high": {"made_of": {"low": {}}}}]
+)
+def test_any_words_on_parents_are_survived(file: Path, made_of: Any) -> None:
+    assert "16 px" in style.describe({**style.read_header(file), "made_of": made_of})
 
 
 # --- saving ----------------------------------------------------------------------------------------------

@@ -140,6 +140,13 @@ def parser(run: Mapping[str, Callable[[argparse.Namespace], int]]) -> Parser:
         "--samples", type=int, default=1000, metavar="N", help="pictures of such a style (default 1000)"
     )
     p.add_argument(
+        "--through",
+        metavar="SOURCE",
+        help="of a StyleGAN style of drawings: project the photos into this one, its source, and draw them from there",
+    )
+    p.add_argument("--encoder", metavar="FILE", help="with --through: of 'explore encoder', where it starts")
+    p.add_argument("--steps", type=int, metavar="N", help="with --through: of each projection")
+    p.add_argument(
         "--features",
         action="append",
         metavar="NAME[:PATH]",

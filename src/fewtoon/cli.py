@@ -162,7 +162,18 @@ def evaluate(args: argparse.Namespace) -> int:
         raise Problem(
             "evaluate needs --photos and --drawings, or the one that a style makes from random numbers"
         )
-    drawer = style.load(args.style, args.device)
+    drawer: Any
+    if args.through is not None:
+        from fewtoon.latent.through import open_through
+
+        drawer = open_through(args.style, args.through, args.encoder, args.device, steps=args.steps)
+    else:
+        for name in ("encoder", "steps"):
+            if getattr(args, name) is not None:
+                raise Problem(
+                    f"--{name} {getattr(args, name)} goes with --through SOURCE: name it, or leave it out"
+                )
+        drawer = style.load(args.style, args.device)
     first = fakes.sides(drawer)[0]
     if packs[first] is not None:
         packs[first] = Pack.open(packs[first])

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 FORMAT = "fewtoon-style"
 VERSION = 1
 AUTO = "auto"  # the group that each photo is read as
+DEEPEST = 32  # columns that `describe` indents: swaps of swaps of swaps
 GPU_CHUNK = 8  # pictures per forward pass on a GPU; on a CPU one at a time is as fast
 
 
@@ -73,13 +74,26 @@ class Style:
         else:
             self.check_group(group)
             if group in self.groups or not self.groups:
-                return self._translate(photos, group if self.groups else None)
+                return self._translated(photos, group if self.groups else None, self.method.translate)
             names = self.guess(photos)
         drawings = torch.empty(photos.shape, dtype=torch.float32, device=photos.device)
         for name in sorted(set(names)):
             rows = [row for row, own in enumerate(names) if own == name]
-            drawings[rows] = self._translate(photos[rows], name).to(drawings)
+            drawings[rows] = self._translated(photos[rows], name, self.method.translate).to(drawings)
         return drawings
+
+    def back(self, drawings: Tensor, group: str | None = None) -> Tensor:
+        """Drawings to photos, as `translate` the other way: (B, 3, S, S) float in [-1, 1] -> the same.
+
+        group: of all of them, of a style with groups; None: its rich one. Raises Problem for a style that has not
+        learned this direction, for a wrong type or shape, and for an unknown group.
+        """
+        if not self.method.goes_back():
+            raise Problem(f"this style ({self.method.name}) has not learned to make photos of drawings")
+        self._check(drawings)
+        self.check_group(None if group == AUTO else group)
+        name = group if group in self.groups else None
+        return self._translated(drawings, name, self.method.back)
 
     def guess(self, photos: Tensor) -> list[str]:
         """Which of `groups` each photo (B, 3, S, S) seems to be of, by the reader that the style carries.
@@ -155,12 +169,13 @@ class Style:
         if photos.ndim != 4 or photos.shape[1:] != (3, self.size, self.size):
             raise Problem(f"photos of shape {tuple(photos.shape)}; {takes}")
 
-    def _translate(self, photos: Tensor, group: str | None) -> Tensor:
+    def _translated(
+        self, pictures: Tensor, group: str | None, by: Callable[[Tensor, str | None], Tensor]
+    ) -> Tensor:
         def draw(part: Tensor) -> Tensor:
-            drawn = self.method.translate(part.contiguous(memory_format=torch.channels_last), group)
-            return drawn.clamp(-1, 1)
+            return by(part.contiguous(memory_format=torch.channels_last), group).clamp(-1, 1)
 
-        return self._in_chunks(photos, draw) if len(photos) else photos.float()
+        return self._in_chunks(pictures, draw) if len(pictures) else pictures.float()
 
     def _in_chunks(self, inputs: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
         """What `draw` makes of `inputs` (B, ...), float32 where these are; it always sees the same shape."""
@@ -416,6 +431,9 @@ def describe(header: dict[str, Any]) -> str:
         f"faces are framed {header.get('framing') or 'as-is'}"
         + (f", background made white by {header['whiten']}" if header.get("whiten") else ""),
     ]
+    if kind.generates:
+        lines += _generator_told(kind, header)
+    lines += _parents_told(header.get("made_of"))
     source = header.get("source")
     if source:
         told = f"{source.get('file')}, sha256 {str(source.get('sha256'))[:12]}"
@@ -430,3 +448,44 @@ def describe(header: dict[str, Any]) -> str:
     for side, notes in (header.get("licence") or {}).items():
         lines += [f"note on the {side}: {note}" for note in (notes if isinstance(notes, list) else [notes])]
     return "\n".join(lines)
+
+
+def _generator_told(kind: type[Method], header: dict[str, Any]) -> list[str]:
+    """The lines about a style that generates: its random numbers, its networks."""
+    settings = config.section(kind.Config, header.get("model"), "model")
+    with torch.device("meta"):
+        method = cast(Any, kind(settings, header["size"], header["groups"], training=False))
+    drawing = sum(p.numel() for network in method.networks().values() for p in network.parameters())
+    channels = ", ".join(map(str, method.channels))
+    told = [
+        f"draws of {method.config.latent} random numbers z; style codes w: {method.generator.codes} of "
+        f"{method.config.style} numbers",
+        f"{drawing:,} parameters; channels at 4, 8 ... {method.size} px: {channels}",
+    ]
+    if method.config.freeze_styles:
+        told.append(f"its first {method.config.freeze_styles} style codes are its source's (FreezeSG)")
+    if "discriminator" in header["networks"]:
+        return [*told, "with its discriminator: fine-tuning (train --init) goes on with it"]
+    return [*told, "without its discriminator: fine-tuning (train --init) begins with a fresh one"]
+
+
+def _parents_told(made_of: Any, indent: str = "") -> list[str]:
+    """The lines about a style that was made of two, and of what these were made."""
+    if not isinstance(made_of, dict) or len(indent) > DEEPEST:
+        return []
+    width = made_of.get("width")
+    how = f"smooth switch of width {width:g}" if isinstance(width, (int, float)) and width else "hard switch"
+    chosen = ", ".join(f"{name} {made_of.get(name)}" for name in ("mapping", "constant", "noise", "rgb"))
+    lines = [f"{indent}made of two by {made_of.get('by')}: {how} at {made_of.get('resolution')} px; {chosen}"]
+    for side, place in (("low", "up to there"), ("high", "above")):
+        parent = made_of.get(side)
+        if isinstance(parent, dict):
+            name = (
+                f"{parent['file']}, sha256 {str(parent.get('sha256'))[:12]}"
+                if parent.get("file")
+                else "no file"
+            )
+            steps = f", trained for {parent['step']} steps" if parent.get("step") is not None else ""
+            lines.append(f"{indent}  {side}, {place}: {name}{steps}")
+            lines += _parents_told(parent.get("made_of"), indent + "    ")
+    return lines

@@ -7,9 +7,20 @@ from __future__ import annotations
 
 import argparse
 
-from fewtoon.explore import sample, swap
+from fewtoon.explore import chain, directions, edit, encoder, mix, move, named, project, sample, swap
 
-TOOLS = {"sample": sample, "swap": swap}
+TOOLS = {
+    "sample": sample,
+    "project": project,
+    "encoder": encoder,
+    "mix": mix,
+    "chain": chain,
+    "swap": swap,
+    "edit": edit,
+    "directions": directions,
+    "move": move,
+    "named": named,
+}
 
 
 def add_to(verbs: argparse._SubParsersAction, kind: type[argparse.ArgumentParser]) -> None:

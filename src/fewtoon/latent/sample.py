@@ -16,9 +16,8 @@ from torch import Tensor
 from fewtoon import style as styles
 from fewtoon.errors import Problem
 from fewtoon.io import images
-from fewtoon.io.files import printable
 from fewtoon.latent.progress import bar
-from fewtoon.latent.record import record
+from fewtoon.latent.record import check_out, record
 from fewtoon.latent.seeds import check_seeds, check_truncations, latents, seeds_told
 from fewtoon.latent.sheet import cell, enlarged, sheet, sheet_size
 from fewtoon.latent.sources import Source, check_group, group_for, open_sources
@@ -54,8 +53,6 @@ def sample(
     seeds, truncation, out = check_seeds(seeds), check_truncations(truncation), Path(out)
     if type(columns) is not int or not 1 <= columns <= 1000:
         raise Problem(f"columns {columns!r}: a whole number from 1 to 1000")
-    if out.exists() and not out.is_dir():
-        raise Problem(f"{printable(out)!r} is a file: --out names a folder")
     if not paths:
         raise Problem("no styles: name at least one")
     if video is not None:
@@ -65,6 +62,7 @@ def sample(
     elif frames is not None:
         raise Problem(f"{frames} frames of no video: say --video NAME.webp or NAME.mp4")
     sources = open_sources(paths, device)
+    check_out(out, [one.file for one in sources])
     size = sources[0].style.size
     for source in sources:
         if source.style.size != size:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -33,17 +33,26 @@ class Source(NamedTuple):
 
 def open_sources(paths: Sequence[str | Path], device: str | None = None) -> list[Source]:
     """The StyleGAN styles at `paths`: files, or folders of runs. Raises Problem for what is none."""
+    found = open_styles(paths, device)
+    for source in found:
+        check_kind(source.style, printable(source.given))
+    return found
+
+
+def open_styles(
+    paths: Sequence[str | Path], device: str | None = None, taken: Collection[str] = ()
+) -> list[Source]:
+    """The styles at `paths`, of any method, each with a name of its own that is not one of `taken`."""
     found: list[Source] = []
     for path in paths:
         style = styles.load(path, device)
-        check_kind(style, printable(path))
         folder = Path(path).is_dir()
         file = Path(path) / "best.safetensors" if folder else Path(path)
         stem = Path(path).absolute().name if folder else Path(path).stem
         name = re.sub(r"[^\w.-]+", "_", printable(stem)).strip("._") or "style"
-        taken = {one.name for one in found}
+        used = {*taken, *(one.name for one in found)}
         name = next(
-            one for one in (name, *(f"{name}-{k}" for k in range(2, len(found) + 3))) if one not in taken
+            one for one in (name, *(f"{name}-{k}" for k in range(2, len(used) + 3))) if one not in used
         )
         found.append(Source(name, style, str(path), file, file_hash(file)))
     return found

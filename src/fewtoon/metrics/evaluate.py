@@ -456,7 +456,7 @@ def _warnings(
 
 def _facts(style: Translator) -> dict[str, Any]:
     header = style.header
-    kept = ("method", "step", "framing", "licence", "source", "fewtoon")
+    kept = ("method", "step", "framing", "licence", "source", "through", "fewtoon")
     return {
         "size": style.size,
         "groups": list(style.groups),
