@@ -14,6 +14,7 @@ import fewtoon
 from fewtoon import config
 from fewtoon.data.pack import Pack
 from fewtoon.engine.progress import Watch
+from fewtoon.engine.trainee import Trainee
 from fewtoon.errors import Problem
 from fewtoon.io import weights
 from fewtoon.methods.stylegan import StyleGAN
@@ -116,6 +117,20 @@ def test_resumed_is_the_same_bytes(sets: list[str], source: Path, tmp_path: Path
     assert network(tmp_path / "half", "path_length")["mean"] > 0
     if sets == ADA:
         assert network(tmp_path / "half", "augment")["p"] != 0.5
+
+
+def test_first_weights_bring_no_memory_of_their_training(tmp_path: Path) -> None:
+    """Neither p of ADA nor the mean path length, whatever augments now."""
+    train(tmp_path / "source", *ADA)
+    assert network(tmp_path / "source", "augment")["p"] != 0.5  # where it began
+    assert network(tmp_path / "source", "path_length")["mean"] > 0
+    train(tmp_path / "other", "augment=diffaugment", init=tmp_path / "source")
+    settings = config.load("stylegan-plain", [*TINY, *SHORT, *ADA, "ada_start=0.25"])
+    trainee = Trainee(settings, 16, ["a", "b"], torch.device("cpu"))
+    loaded = trainee.begin_with(tmp_path / "source")["networks"]
+    assert loaded == "discriminator, generator"
+    assert trainee.method.networks()["augment"].p == 0.25
+    assert trainee.method.networks()["path_length"].mean == 0
 
 
 # --- what stays ----------------------------------------------------------------------------------------------
