@@ -38,6 +38,9 @@ SMALLER = {
     "train.steps=2000": "train.steps=2 --set metric_pictures=8",
     "--set batch=8 --set steps=600": "--set batch=8 --set train.steps=2 --set metric_pictures=8",
     "--out study --steps 600": "--out study --steps 2",
+    "world/photos/3_woman_glasses --draw runs/drawn --out projected --steps 200": "world/photos/3_woman_glasses "
+    "--draw runs/drawn --out projected --steps 2",
+    "--seeds 0-3 --out moved": "--seeds 0-3 --frames 4 --out moved",
     "train.steps=600": "train.steps=2",
     "train.steps=900": "train.steps=3",
     "train ugatit-light": "train demo --set train.steps=2",

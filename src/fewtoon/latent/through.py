@@ -36,6 +36,9 @@ class Through:
     ) -> None:
         self.drawer, self.source, self.likeness = drawer, source, likeness
         self.settings, self.encoder = settings, encoder
+        self.known: dict[
+            bytes, Tensor
+        ] = {}  # photo -> codes (1, codes, W) or (1, W): none is looked for twice
         self.size, self.device, self.framing = source.style.size, source.style.device, source.style.framing
         self.groups: list[str] = []
         told = {"source": source.facts(), "likeness": likeness.facts(), "settings": asdict(settings)}
