@@ -57,6 +57,10 @@ def test_a_photo_is_projected_into_the_source_and_drawn_by_the_style(files: Path
     assert not torch.equal(drawn, style.load(files / "faces.safetensors", "cpu").synthesis(codes))
     assert torch.equal(drawn[1:2], through.translate(photos[1:2]))
     assert through.translate(photos[:0]).shape == (0, 3, 16, 16)
+    other = through.by(through.source)
+    assert torch.equal(other.translate(photos), through.source.style.synthesis(codes))
+    assert other.known is through.known
+    assert len(through.known) == 3
 
 
 def test_it_is_evaluated_as_a_translator(files: Path, packs: tuple[Pack, Pack], tmp_path: Path) -> None:

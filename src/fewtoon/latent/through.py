@@ -36,9 +36,7 @@ class Through:
     ) -> None:
         self.drawer, self.source, self.likeness = drawer, source, likeness
         self.settings, self.encoder = settings, encoder
-        self.known: dict[
-            bytes, Tensor
-        ] = {}  # photo -> codes (1, codes, W) or (1, W): none is looked for twice
+        self.known: dict[bytes, Tensor] = {}  # photo -> its codes: none is looked for twice
         self.size, self.device, self.framing = source.style.size, source.style.device, source.style.framing
         self.groups: list[str] = []
         told = {"source": source.facts(), "likeness": likeness.facts(), "settings": asdict(settings)}
@@ -50,15 +48,24 @@ class Through:
             raise Problem(f"this style is told no groups: leave group {group!r} out")
         if not len(photos):
             return photos.float()
-        start = None
-        if self.encoder is not None:
-            with torch.inference_mode():
-                start = torch.cat(
-                    [self.encoder.network(one.to(self.device)).cpu() for one in photos.split(1)]
-                )
-            start = start.clone()  # an ordinary tensor: the search differentiates
-        found = invert(self.source, photos, self.likeness, self.settings, start)
-        return self.drawer.style.synthesis(found.w)
+        return self.drawer.style.synthesis(torch.cat([self._codes(one) for one in photos.cpu().split(1)]))
+
+    def by(self, drawer: Source) -> Through:
+        """The same, drawn by another style of the family. What one of them has projected, the other knows."""
+        check_family([self.source, drawer])
+        other = Through(drawer, self.source, self.likeness, self.settings, self.encoder)
+        other.known = self.known
+        return other
+
+    def _codes(self, photo: Tensor) -> Tensor:
+        key = photo.float().numpy().tobytes()
+        if key not in self.known:
+            start = None
+            if self.encoder is not None:
+                with torch.no_grad():
+                    start = self.encoder.network(photo.to(self.device)).cpu()
+            self.known[key] = invert(self.source, photo, self.likeness, self.settings, start).w
+        return self.known[key]
 
 
 def open_through(
