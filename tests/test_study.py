@@ -287,6 +287,10 @@ def test_first_weights_go_where_the_method_takes_them(done, presets, tmp_path) -
     assert Run.open(tmp_path / "s" / "runs" / "makes-0").facts()["init"]["path"] == str(init)
     assert Run.open(tmp_path / "s" / "runs" / "draws-0").facts()["init"] is None
     assert any("without first weights" in note and "draws" in note for note in found["notes"])
+    shapeless = tmp_path / "shapeless.yaml"  # the shape comes with the first weights, and counts
+    shapeless.write_text(f"method: stylegan\ntrain: {{{SHORT}}}\n")
+    again = study([str(shapeless)], out=tmp_path / "u", steps=1, init=init, **ABOUT)
+    assert again["rows"][0]["parameters"] == found["rows"][0]["parameters"]
     with pytest.raises(Problem, match="no preset is"):
         study([presets["draws"]], out=tmp_path / "t", steps=1, init=init, **ABOUT)
 

@@ -451,7 +451,9 @@ def _steps_of(path: Path) -> int:
 def _parameters(config: Config, drawer: style.Style) -> dict[str, int]:
     """Of the networks that draw, and of all that take part in a training, frozen ones too."""
     own = drawer.method
-    whole = type(own)(config.model, drawer.size, own.groups, training=True).networks()
+    taken_over = {name: getattr(own.config, name) for name in own.inherits}  # from first weights
+    model = config.model.model_copy(update=taken_over)
+    whole = type(own)(model, drawer.size, own.groups, training=True).networks()
     needed = {name: network for name, network in own.networks().items() if name not in own.optional}
     counts = {}
     for title, some in (("drawing", needed), ("all", whole)):

@@ -25,7 +25,7 @@ from fewtoon.style import Style
 
 Side = Literal["low", "high"]
 SIDES = ("low", "high")
-FAR = 0.5  # `distance` from which on there is a warning, see there
+FAR = 0.75  # `distance` from which on there is a warning, see there
 LOOKED_AT = (4, 8, 16)  # px: where `distance` looks
 CHOICES: dict[str, tuple[str, ...]] = {
     "mapping": SIDES,
@@ -315,9 +315,9 @@ def distance(
 
     sums over seeds, pixels and colours. Where the seed tells of high's picture nothing that it tells of low's, the
     cross term vanishes and d_r = 1, whatever the contrast: two pictures of one seed are then as unlike as two of
-    different seeds. FAR = 0.5 is half of the way there, where as much of what the seeds change is different as is
-    common. For scale, of untrained networks of 32 px: 0.9 to 1.1 for two that have nothing in common; 0.03, 0.22, 0.45
-    and 0.83 for a network and its copy with normal noise of 0.1, 0.3, 0.5 and 1 times their spread on all weights.
+    different seeds. Measured on a 64 px source of faces and what 20,000 pictures of 500 drawings made of it: 0.17
+    with FreezeSG, 0.40 with a structure loss, 0.53 plainly, 0.55 with FreezeD and ADA, and all of them swap well; 0.95
+    to 1.0 for two networks that draw the same and do not share their codes. FAR lies between.
     mapping: as of the swap that is meant. Raises Problem for parents that do not fit.
     """
     check_parents(low, high)
