@@ -78,6 +78,26 @@ SMALL["stylegan"] = [
     Small(16, {**TINY, "structure_weight": 1.0, "structure_of": "features"}, **DRAWN),
     Small(16, {**TINY, "conditional": True, "augment": "diffaugment"}, **DRAWN),
 ]
+FEW = {"channels": 4, "blocks": 1}
+SMALL["cyclegan"] = [
+    Small(32, FEW),
+    Small(32, {**FEW, "identity_weight": 0, "pool": 1, "augment": "diffaugment"}, **VARIED),
+]
+SMALL["aggan"] = [  # rounding decides at larger ones: an input moved by 1e-6 moves gradients more than the tolerance
+    Small(32, {**FEW, "discriminator_channels": 4}),
+    Small(
+        32,
+        {**FEW, "discriminator_channels": 4, "published_attention": True, "attention_steps": 2, "pool": 1},
+        splits=False,
+    ),
+    Small(
+        32,
+        {"channels": 8, "blocks": 2, "discriminator_channels": 8, "augment": "ada", "ada_start": 0.8}
+        | {"ada_pictures": 300},
+        **VARIED,
+    ),
+]
+SMALL["cut"] = [Small(), Small(32, {"channels": 4, "blocks": 2, "nce_identity": False, "blur": False})]
 CASES = [
     pytest.param(name, small, id=f"{name}-{number}")
     for name in methods.names()
