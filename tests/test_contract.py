@@ -79,11 +79,14 @@ SMALL["stylegan"] = [
     Small(16, {**TINY, "conditional": True, "augment": "diffaugment"}, **DRAWN),
 ]
 FEW = {"channels": 4, "blocks": 1}
+ADA = {"augment": "ada", "ada_start": 0.8, "ada_pictures": 300}
 SMALL["cyclegan"] = [
     Small(32, FEW),
     Small(32, {**FEW, "identity_weight": 0, "pool": 1, "augment": "diffaugment"}, **VARIED),
 ]
-SMALL["aggan"] = [  # rounding decides at larger ones: an input moved by 1e-6 moves gradients more than the tolerance
+SMALL[
+    "aggan"
+] = [  # rounding decides at larger ones: an input moved by 1e-6 moves gradients more than the tolerance
     Small(32, {**FEW, "discriminator_channels": 4}),
     Small(
         32,
@@ -92,12 +95,24 @@ SMALL["aggan"] = [  # rounding decides at larger ones: an input moved by 1e-6 mo
     ),
     Small(
         32,
-        {"channels": 8, "blocks": 2, "discriminator_channels": 8, "augment": "ada", "ada_start": 0.8}
-        | {"ada_pictures": 300},
+        {"channels": 8, "blocks": 2, "discriminator_channels": 8, **ADA},
         **VARIED,
     ),
 ]
 SMALL["cut"] = [Small(), Small(32, {"channels": 4, "blocks": 2, "nce_identity": False, "blur": False})]
+SMALL["unit"] = [Small(16, FEW, **DRAWN), Small(32, {**FEW, **ADA}, **DRAWN)]
+SMALL["munit"] = [
+    Small(16, FEW, **DRAWN),
+    Small(
+        32,
+        {"channels": 4, "blocks": 2, "cycle_weight": 10, "default_style": "zero", "augment": "diffaugment"},
+        **DRAWN,
+    ),
+]
+SMALL["drit"] = [
+    Small(16, FEW, **DRAWN),
+    Small(32, {**FEW, **ADA, "mode_seeking_weight": 1, "default_style": "zero"}, **DRAWN),
+]
 CASES = [
     pytest.param(name, small, id=f"{name}-{number}")
     for name in methods.names()
