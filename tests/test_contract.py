@@ -113,6 +113,10 @@ SMALL["drit"] = [
     Small(16, FEW, **DRAWN),
     Small(32, {**FEW, **ADA, "mode_seeking_weight": 1, "default_style": "zero"}, **DRAWN),
 ]
+SMALL["cartoongan"] = [
+    Small(16, {**FEW, "discriminator_channels": 4}),
+    Small(16, {**FEW, "discriminator_channels": 4, **ADA}, **VARIED),
+]
 CASES = [
     pytest.param(name, small, id=f"{name}-{number}")
     for name in methods.names()

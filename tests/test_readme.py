@@ -184,6 +184,9 @@ def test_the_method_cards_know_every_setting() -> None:
     plain, grouped = (set(methods.find(name).Config.model_fields) for name in ("ugatit", "groups"))
     assert first_column("docs/ugatit.md", "## Settings") == plain
     assert first_column("docs/groups.md", "### Settings") == grouped - plain
+    for name in ("cyclegan", "unit", "munit", "drit", "aggan", "cartoongan", "cut"):
+        own = set(methods.find(name).Config.model_fields)
+        assert first_column(f"docs/{name}.md", "## Settings") == own, name
     assert first_column("docs/stylegan.md", "## Settings") == set(
         methods.find("stylegan").Config.model_fields
     )
@@ -193,10 +196,13 @@ def test_the_readme_knows_every_preset() -> None:
     assert first_column("README.md", "**Which preset?**") == set(config.presets())
 
 
-@pytest.mark.parametrize(("card", "least"), [("groups", 11), ("stylegan", 6)])
+CARDS = [("groups", 11), ("stylegan", 6), ("project", 4), ("directions", 5), ("study", 4), ("evaluation", 1)]
+
+
+@pytest.mark.parametrize(("card", "least"), CARDS)
 def test_the_commands_of_the_cards_are_taken(card: str, least: int) -> None:
     parser = arguments.parser(cli.VERBS)
-    lines = "".join(blocks(f"docs/{card}.md", "sh")).splitlines()
+    lines = "".join(blocks(f"docs/{card}.md", "sh")).replace("\\\n", " ").splitlines()
     for line in filter(None, lines):
         program, *given = shlex.split(line)
         args = parser.parse_args(given)

@@ -171,7 +171,9 @@ class Trainee:
         for prefix, method in sources:
             for name, network in method.networks().items():
                 own = _below(f"{prefix}{name}.", tensors)
-                if own and any(True for _ in network.parameters()):  # the others remember another training: p of ADA
+                if own and any(
+                    True for _ in network.parameters()
+                ):  # the others remember another training: p of ADA
                     weights.fill(network, method.adopt(name, own), f"init {str(init)!r}, network {name!r}")
                     loaded.add(name)
         if not loaded:

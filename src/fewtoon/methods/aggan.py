@@ -14,9 +14,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fewtoon import augment
+from fewtoon.augment.settings import Augmented
 from fewtoon.losses.adversarial import least_squares
 from fewtoon.methods.base import Batch, Method, Phase, Shared
-from fewtoon.methods.cyclegan import DISCRIMINATORS, GENERATORS, POOLS, Augmented
+from fewtoon.methods.cyclegan import DISCRIMINATORS, GENERATORS, POOLS
 from fewtoon.methods.ugatit import OTHER, SIDES, of_side
 from fewtoon.nets.conv import cast, conv_to_one, conv_to_rgb, conv_upsampled
 from fewtoon.nets.norm import norm_act, pad_edge
@@ -116,7 +117,7 @@ class Attention(nn.Module):
             return F.interpolate(mask, scale_factor=4.0, mode="nearest")
         x = self.up1.norm(conv_upsampled(x, self.up1.conv.weight))
         x = self.up2.norm(conv_upsampled(x, self.up2.conv.weight), pad=3)  # (B, C, S + 6, S + 6)
-        return torch.sigmoid(conv_to_one(x, self.head.weight) + self.head.bias)
+        return torch.sigmoid(conv_to_rgb(x, self.head.weight) + self.head.bias)
 
 
 class Discriminator(nn.Module):

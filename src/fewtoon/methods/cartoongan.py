@@ -14,11 +14,11 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from fewtoon import augment
+from fewtoon.augment.settings import Augmented
 from fewtoon.config import local_file
 from fewtoon.errors import Problem
 from fewtoon.losses.adversarial import classification
 from fewtoon.methods.base import Batch, Method, Phase, Shared
-from fewtoon.methods.unit import Seen
 from fewtoon.nets import vgg
 from fewtoon.nets.cartoongan import Discriminator, Generator, smooth_edges
 
@@ -36,7 +36,7 @@ class CartoonGAN(Method):
     name = "cartoongan"
     paper = "Chen, Lai, Liu, CartoonGAN, CVPR 2018"
 
-    class Config(Seen):
+    class Config(Augmented):
         """Settings of CartoonGAN. The defaults are the published ones; for the rest see the preset."""
 
         channels: int = Field(64, ge=4, le=1024)  # width of the generator's first layer

@@ -13,9 +13,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fewtoon import augment
+from fewtoon.augment.settings import Augmented
 from fewtoon.losses.adversarial import least_squares
 from fewtoon.methods.base import Batch, Method, Phase, Shared
-from fewtoon.methods.cyclegan import Augmented
 from fewtoon.nets.resnet import PatchDiscriminator, Translator, initialise
 
 

@@ -6,7 +6,7 @@ arXiv:1703.10593.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fewtoon import augment
-from fewtoon.config import Strict
+from fewtoon.augment.settings import Augmented
 from fewtoon.losses.adversarial import least_squares
 from fewtoon.methods.base import Batch, Method, Phase, Shared
 from fewtoon.methods.ugatit import OTHER, SIDES, of_side
@@ -24,20 +24,6 @@ from fewtoon.nets.resnet import PatchDiscriminator, Translator, held, initialise
 GENERATORS = {"drawings": "photo_to_drawing", "photos": "drawing_to_photo"}  # by the side that they make
 DISCRIMINATORS = {side: f"{side}_discriminator" for side in SIDES}
 POOLS = {side: f"{side}_pool" for side in SIDES}
-
-
-class Augmented(Strict):
-    """Settings of what the discriminators see, real and fake alike; ada: as much as keeps them from learning by
-    heart."""
-
-    augment: Literal["none", "ada", "diffaugment"] = "none"
-    augment_operations: list[str] | None = None  # null: those that the paper recommends
-    augment_fill: Literal["reflect", "white"] = "reflect"  # ada: what comes in at the edges
-    ada_target: float = Field(0.6, ge=-1, le=1)  # sign(D - 0.5) of real pictures that p steers towards
-    ada_pictures: int = Field(500_000, ge=1)  # pictures in which p can go from 0 to 1
-    ada_every: int = Field(256, ge=1)  # pictures between two changes of p
-    ada_limit: float = Field(0.8, ge=0, le=1)  # p is never larger
-    ada_start: float = Field(0.0, ge=0, le=1)  # p at the first step
 
 
 class CycleGAN(Method):

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fewtoon import augment
+from fewtoon.augment.settings import Augmented
 from fewtoon.errors import Problem
 from fewtoon.losses.adversarial import classification, logistic
 from fewtoon.methods.base import Batch, Method, Phase, Shared
 from fewtoon.methods.munit import spread, styles_shown
 from fewtoon.methods.ugatit import OTHER, SIDES, of_side
-from fewtoon.methods.unit import Seen, adam, noise_like
+from fewtoon.methods.unit import adam, noise_like
 from fewtoon.nets.drit import (
     SLOPE,
     AttributeEncoder,
@@ -55,7 +56,7 @@ class DRIT(Method):
         "photos_average",
     )
 
-    class Config(Seen):
+    class Config(Augmented):
         """Settings of DRIT. The defaults are the published ones."""
 
         channels: int = Field(64, ge=4, le=1024)  # width of the first layer

@@ -7,7 +7,7 @@ networks and weights that its authors published later, beside MUNIT.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fewtoon import augment
-from fewtoon.config import Strict, local_file
+from fewtoon.augment.settings import Augmented
+from fewtoon.config import local_file
 from fewtoon.errors import Problem
 from fewtoon.losses.adversarial import least_squares
 from fewtoon.methods.base import Batch, Method, Phase, Shared
@@ -27,20 +28,7 @@ PERCEPTUAL = "relu5_3"  # the layer of VGG16 whose features are compared
 SMALLEST_SEEN = 32  # px: below, that layer has one position, and instance norm leaves nothing of it
 
 
-class Seen(Strict):
-    """What the discriminators see, real and fake alike; ada: as much as keeps them from learning by heart."""
-
-    augment: Literal["none", "ada", "diffaugment"] = "none"
-    augment_operations: list[str] | None = None  # null: those that the paper recommends
-    augment_fill: Literal["reflect", "white"] = "reflect"  # ada: what comes in at the edges
-    ada_target: float = Field(0.6, ge=-1, le=1)  # sign of D on real pictures that p steers towards
-    ada_pictures: int = Field(500_000, ge=1)  # pictures in which p can go from 0 to 1
-    ada_every: int = Field(256, ge=1)  # pictures between two changes of p
-    ada_limit: float = Field(0.8, ge=0, le=1)  # p is never larger
-    ada_start: float = Field(0.0, ge=0, le=1)  # p at the first step
-
-
-class Common(Seen):
+class Common(Augmented):
     """What UNIT and MUNIT have in common."""
 
     channels: int = Field(64, ge=4, le=1024)  # width of the first layer
