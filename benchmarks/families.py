@@ -61,7 +61,7 @@ def main() -> None:
             drawings,
             features=features,
             judges=judges,
-            out=args.out / label.replace(", ", "-"),
+            out=args.out / label.replace(", ", "-").replace(" ", "-"),
         )
         count = found["metrics"]["all"]["n_fake"]
         rows[label] = {
