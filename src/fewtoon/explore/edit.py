@@ -29,6 +29,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--latents", metavar="FILE", help="codes of 'sample' or 'project' instead of seeds")
     p.add_argument(
         "--draw",
+        action="extend",
         nargs="+",
         default=[],
         metavar="STYLE",

@@ -14,7 +14,12 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("pictures", nargs="+", metavar="PHOTO", help="files or folders")
     p.add_argument("--out", required=True, metavar="DIR")
     p.add_argument(
-        "--draw", action="append", default=[], metavar="STYLE", help="fine-tuned or swapped; may be repeated"
+        "--draw",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="STYLE",
+        help="fine-tuned or swapped; may be repeated",
     )
     p.add_argument(
         "--truncation", default="1", metavar="T", help="of --draw: 1 (default), or 0.7,1: a column each"

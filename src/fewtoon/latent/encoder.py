@@ -30,8 +30,9 @@ from fewtoon.engine.progress import Watch
 from fewtoon.engine.seed import generator
 from fewtoon.errors import Problem
 from fewtoon.io import weights
-from fewtoon.io.files import printable, write_bytes
+from fewtoon.io.files import file_hash, printable, write_bytes
 from fewtoon.latent.inversion import average, clipped, distance, rate_at, spread
+from fewtoon.latent.record import check_own
 from fewtoon.latent.sources import Source, open_sources
 from fewtoon.losses.perceptual import Likeness, open_likeness
 from fewtoon.nets.encoder import Encoder
@@ -78,6 +79,11 @@ class Opened(NamedTuple):
     network: Encoder
     header: dict[str, Any]
     notes: list[str]  # what is worth a sentence
+    file: str
+    sha256: str
+
+    def facts(self) -> dict[str, Any]:
+        return {"file": self.file, "sha256": self.sha256, "of": self.header.get("style")}
 
 
 # --- learning ----------------------------------------------------------------------------------------------
@@ -208,6 +214,8 @@ def encoder(
     (source,) = open_sources([style], device)
     if out.resolve() == source.file.resolve():
         raise Problem(f"--out {printable(out)!r} is the style itself: choose another name")
+    check_own(out, "encoder")
+    check_own(out.with_suffix(".json"), "record")
     check_place(out.parent)
     likeness = open_likeness(backbone, heads, source.style.device)
     pack, train, held = _opened(photos, source, settings)
@@ -326,7 +334,7 @@ def open_encoder(path: str | Path, source: Source) -> Opened:
             f"{told} was trained for another style ({whose or 'unknown'}): its guesses for {source.name} are worse"
         )
     network.to(source.style.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Opened(network.eval().requires_grad_(False), header, notes)
+    return Opened(network.eval().requires_grad_(False), header, notes, Path(path).name, file_hash(path))
 
 
 def _header(path: str | Path, told: str) -> dict[str, Any]:

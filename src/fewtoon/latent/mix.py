@@ -120,16 +120,17 @@ def mix(
         if not 0 <= start < count:
             raise Problem(f"--from {start}: pictures of {size} px have the style codes 0 to {count - 1}")
         layers = f"{start}-{count - 1}"
-    chosen = layers_of(layers or "all", size) if isinstance(layers, (str, type(None))) else list(layers)
+    chosen = (
+        layers_of("all" if layers is None else layers, size)
+        if isinstance(layers, (str, type(None)))
+        else list(layers)
+    )
     chosen = sorted(chosen)
     wanted = channels_of(channels) if isinstance(channels, str) else channels
-    parents: dict[str, dict[str, Codes]] = {}
-    mixtures: dict[str, Tensor] = {}
-    for source in sources:
-        own = {side: _codes(source, value, group) for side, value in asked.items()}
-        below, over = own["rows"].w, own["columns"].w
-        parents[source.name] = own
-        mixtures[source.name] = mixed(below[:, None], over[None], chosen, wanted).flatten(0, 1)
+    parents = {
+        source.name: {side: _codes(source, value, group) for side, value in asked.items()}
+        for source in sources
+    }
     names = {side: parents[sources[0].name][side].names for side in asked}
     across = len(names["columns"]) + 1
     labels = ["", *_unlike(names["rows"])]
@@ -139,6 +140,10 @@ def mix(
             "name fewer"
         )
 
+    mixtures = {
+        name: mixed(own["rows"].w[:, None], own["columns"].w[None], chosen, wanted).flatten(0, 1)
+        for name, own in parents.items()
+    }
     written: dict[str, str] = {}
     pictures: list[str] = []
     for source in sources:

@@ -92,7 +92,12 @@ def move(
         if type(frames) is not int or not 2 <= frames <= MOST_FRAMES or not 0.1 <= fps <= 120:
             raise Problem(f"{frames!r} frames at {fps:g} per second: from 2 to {MOST_FRAMES}, at 0.1 to 120")
     sources = open_sources(paths, device)
-    check_out(out, [one.file for one in sources])
+    read = [*(one.file for one in sources), *([] if latents is None else [latents])]
+    check_out(out, read, video)
+    if directions is not None and Path(directions).resolve() == out.resolve():
+        raise Problem(
+            f"--out {printable(out)!r} holds the directions, and would be written over: choose another"
+        )
     leader = sources[0]
     check_group([leader.style], group)
     for source in sources[1:]:

@@ -120,7 +120,7 @@ def project(
     elif frames is not None:
         raise Problem(f"{frames} frames of no video: say --video NAME.webp or NAME.mp4")
     sources = open_sources([style, *draw], device)
-    check_out(out, [one.file for one in sources])
+    check_out(out, [*(one.file for one in sources), *pictures], video)
     encoders.check_place(out)
     source = sources[0]
     if batch is None and source.style.device.type != "cpu":
@@ -192,9 +192,7 @@ def project(
         "names": titles,
         "settings": asdict(settings),
         "start": "average" if encoder is None else "encoder",
-        "encoder": None
-        if opened is None
-        else {"file": Path(str(encoder)).name, "of": opened.header.get("style")},
+        "encoder": None if opened is None else opened.facts(),
         "likeness": likeness.facts(),
         "truncation": truncation,
         "framing": framing or source.style.framing,
@@ -254,7 +252,7 @@ def _photos(
     if not found:
         given = ", ".join(map(printable, pictures)) or "nothing"
         raise Problem(
-            f"no picture in {given}; name photos, or folders of photos outside of {printable(out)!r}"
+            f"no picture in {given} outside of --out {printable(out)!r}; name photos, or another --out"
         )
     stems = [str(Path(file.name).with_suffix("")) for file in found]
     photos: list[Photo] = []

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 import fewtoon
@@ -40,13 +41,40 @@ def record(
     write_bytes(path, (json.dumps(told, indent=1) + "\n").encode())
 
 
-def check_out(out: Path, inputs: Sequence[Path] = ()) -> None:
-    """Raises Problem for an --out that is no folder, or whose latents would replace one of the inputs."""
+def check_out(out: Path, inputs: Iterable[str | Path] = (), video: str | Path | None = None) -> None:
+    """Raises Problem for an --out that is no folder, and where what will be written would replace an input.
+
+    Written are latents.safetensors in `out` and the video.
+    """
     if out.exists() and not out.is_dir():
         raise Problem(f"{printable(out)!r} is a file: --out names a folder")
-    target = out / "latents.safetensors"
-    if any(target.resolve() == path.resolve() for path in inputs):
-        raise Problem(f"{printable(target)!r} would be written, and is read too: choose another --out")
+    read = {Path(path).resolve() for path in inputs}
+    for target in [out / "latents.safetensors", *([] if video is None else [Path(video)])]:
+        if target.resolve() in read:
+            raise Problem(f"{printable(target)!r} would be written, and is read too: choose another place")
+
+
+def check_own(path: Path, kind: str) -> None:
+    """Raises Problem where something lies at `path` that is not of this kind, as `kind_of` names it: no tool replaces
+    what another one, or a training, has made."""
+    if path.exists() and kind_of(path) != kind:
+        raise Problem(
+            f"{printable(path)!r} is there already, and is no {kind}: choose another name, or remove it"
+        )
+
+
+def kind_of(path: Path) -> str | None:
+    """What of `fewtoon explore` a file is: "record", "latents", "encoder" or "swapped style"; None: something else."""
+    try:
+        if path.suffix.lower() == ".json":
+            told = json.loads(path.read_text(encoding="utf-8"))
+            return "record" if str(told["command"]).startswith("fewtoon explore ") else None
+        with safe_open(str(path), framework="pt") as file:
+            told = json.loads((file.metadata() or {})["fewtoon"])
+        kinds = {FORMAT: "latents", "fewtoon-encoder": "encoder"}
+        return kinds.get(told["format"]) or ("swapped style" if told.get("made_of") else None)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def latents_told(asked: Sequence[int] | str | Path) -> Any:

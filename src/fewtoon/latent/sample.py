@@ -62,7 +62,7 @@ def sample(
     elif frames is not None:
         raise Problem(f"{frames} frames of no video: say --video NAME.webp or NAME.mp4")
     sources = open_sources(paths, device)
-    check_out(out, [one.file for one in sources])
+    check_out(out, [one.file for one in sources], video)
     size = sources[0].style.size
     for source in sources:
         if source.style.size != size:

@@ -25,7 +25,7 @@ from fewtoon.latent.blend import (
     method_of,
     shares,
 )
-from fewtoon.latent.record import record
+from fewtoon.latent.record import check_own, record
 from fewtoon.latent.seeds import check_seeds, check_truncations, latents, seeds_told
 from fewtoon.latent.sheet import sheet
 from fewtoon.latent.sources import Source, check_group, open_sources
@@ -85,6 +85,10 @@ def swap(
             )
     if out is not None and Path(out).resolve() in [path.resolve() for path in beside]:
         raise Problem(f"--out {printable(out)!r} is the name of the sheet's latents too: choose another name")
+    if out is not None:
+        check_own(Path(out), "swapped style")
+    for path, kind in zip(beside[1:], ("record", "latents")):
+        check_own(path, kind)
     one, other = (source.style for source in sources)
     named: dict[str, Any] = {"mapping": mapping, "constant": constant, "noise": noise, "rgb": rgb}
     recipe = Recipe(resolution, width, **{name: value for name, value in named.items() if value is not None})

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fewtoon.errors import Problem
+from fewtoon.io.files import printable
 from fewtoon.latent import encoder as encoders
 from fewtoon.latent.inversion import Settings, invert
 from fewtoon.latent.project import check_family, settings_for
@@ -39,7 +40,12 @@ class Through:
         self.known: dict[bytes, Tensor] = {}  # photo -> its codes: none is looked for twice
         self.size, self.device, self.framing = source.style.size, source.style.device, source.style.framing
         self.groups: list[str] = []
-        told = {"source": source.facts(), "likeness": likeness.facts(), "settings": asdict(settings)}
+        told: dict[str, Any] = {
+            "source": source.facts(),
+            "likeness": likeness.facts(),
+            "settings": asdict(settings),
+        }
+        told["encoder"] = None if encoder is None else encoder.facts()
         self.header: dict[str, Any] = {**drawer.style.header, "groups": [], "through": told}
 
     def translate(self, photos: Tensor, group: Any = None) -> Tensor:
@@ -82,6 +88,10 @@ def open_through(
     """
     first, second = open_sources([source, drawer], device)
     check_family([first, second])
+    if first.sha256 == second.sha256:
+        raise Problem(
+            f"--through {printable(source)!r} is the style itself: name its source, a style of photos"
+        )
     opened = None if encoder is None else encoders.open_encoder(encoder, first)
     likeness = open_likeness(None, None, first.style.device)
     return Through(second, first, likeness, settings_for(encoder is not None, **settings), opened)
