@@ -52,7 +52,7 @@ def test_a_preset_of_ones_own(tmp_path: Path) -> None:
     ("name", "words"),
     [
         ("ugatit-lite", ["unknown preset 'ugatit-lite'", "did you mean 'ugatit-light'"]),
-        ("zzz", ["unknown preset 'zzz'", "known: aggan, face2webtoon", "ugatit-small"]),
+        ("zzz", ["unknown preset 'zzz'", "known: aggan, cartoongan", "ugatit-small"]),
         ("", ["unknown preset ''"]),
         ("none.yaml", ["'none.yaml' does not exist", "ugatit-light"]),
     ],
