@@ -109,6 +109,17 @@ def test_the_same_call_gives_the_same_figures(good, photos, drawings, result):
     assert evaluate(good, photos, drawings) == result[0]
 
 
+def test_a_style_that_draws_everybody_alike_is_named(good, photos, drawings):
+    class Same:
+        size, groups, header = good.size, [], {}
+
+        def translate(self, some, group=None):
+            return good.translate(to_tensor(photos.images[:1])).expand(len(some), -1, -1, -1)
+
+    assert any("look alike" in warning for warning in evaluate(Same(), photos, drawings)["warnings"])
+    assert not any("look alike" in warning for warning in evaluate(good, photos, drawings)["warnings"])
+
+
 def test_a_style_that_copies_is_caught(photos, drawings):
     train = drawings.images[drawings.where("train")]
     copies = [train[i % len(train)] for i in range(len(photos))]

@@ -57,6 +57,7 @@ REFUSED = [
     ("encoder a.safetensors --steps 1 --out sampled/latents.safetensors", "no encoder"),
     ("encoder a.safetensors --steps 1 --out run/run.safetensors", "no record"),
     ("mix a.safetensors --rows 0 --columns 1 --layers= --out m", "no layer"),
+    ("project a.safetensors photo.png --rate 0 --out p", "above 0"),
     ("mix a.safetensors --rows 0-9999 --columns 0-9999 --from 1 --out m", "name fewer"),
 ]
 
@@ -71,6 +72,21 @@ def test_refused_in_one_line_and_nothing_is_lost(
     assert told in answer, answer
     assert answer.count("\n") == 1
     assert {path: path.read_bytes() for path in at.rglob("*") if path.is_file()} == before
+
+
+def test_a_stopped_sheet_leaves_no_single_pictures(at: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synthesis, drawn = style.Style.synthesis, []
+
+    def stopped(self: style.Style, *given: object) -> torch.Tensor:
+        drawn.append(1)
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        return synthesis(self, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(style.Style, "synthesis", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        sample(["a.safetensors"], "single", seeds=range(5), single=True, device="cpu")
+    assert not list(Path("single").glob("*"))
 
 
 def test_its_own_work_is_replaced(at: Path) -> None:

@@ -288,6 +288,8 @@ def test_sides(tmp_path: Path, capsys: Any) -> None:
     train(tmp_path / "run", "compile=true", photos=pack("photos"), quiet=False)
     told = capsys.readouterr().err
     assert "the photos are not used: stylegan learns from drawings alone" in told
+    with pytest.raises(Problem, match="nowhere"):
+        train(tmp_path / "other", photos="nowhere")
     assert "train.compile: stylegan differentiates gradients" in told
 
 

@@ -172,6 +172,8 @@ def _packs(
         if one is None:
             continue
         if side not in sides:
+            if not isinstance(one, Pack):
+                Pack.open(one)  # a wrong path is a mistake, needed or not
             unused.append(f"the {side} are not used: {config.method} learns from {' and '.join(sides)} alone")
             continue
         pack = one if isinstance(one, Pack) else Pack.open(one)

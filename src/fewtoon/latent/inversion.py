@@ -54,8 +54,8 @@ class Settings:
                 raise Problem(f"{name} {value!r}: a whole number from {least} to 1000000")
         for name in ("rate", "jitter", "pixel", "perceptual", "pull"):
             value = getattr(self, name)
-            if not 0 <= value < math.inf:  # nan fails too
-                raise Problem(f"{name} {value!r}: a number from 0 on")
+            if not 0 <= value < math.inf or (name == "rate" and not value):  # nan fails too
+                raise Problem(f"{name} {value!r}: a number {'above 0' if name == 'rate' else 'from 0 on'}")
         if not self.pixel and not self.perceptual:
             raise Problem("pixel and perceptual are both 0, so nothing says what to draw: leave one of them")
 

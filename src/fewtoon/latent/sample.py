@@ -109,9 +109,14 @@ def sample(
                 images.save_png(out / written[-1], pixels)
         return np.stack(kept) if kept else np.empty((0, size, size, 3), np.uint8)
 
-    drawn = {
-        label: pictures(value, source, label) for (value, source), label in zip(rows, labels, strict=True)
-    }
+    try:
+        drawn = {
+            label: pictures(value, source, label) for (value, source), label in zip(rows, labels, strict=True)
+        }
+    except BaseException:  # Ctrl-C too: no half of the pictures stays
+        for name in written:
+            (out / name).unlink(missing_ok=True)
+        raise
     if shown:
         titles = [str(seed) for seed in seeds[:shown]]
         images.save_png(out / "sheet.png", sheet(drawn, titles, columns))

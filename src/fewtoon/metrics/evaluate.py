@@ -32,6 +32,7 @@ from fewtoon.style import load as load_style
 
 SPLITS = ("held_out", "train", "all")
 SAMPLES = 1000  # pictures of a style that makes them from random numbers
+ALIKE = 0.5  # share of the real drawings' variety below which a warning is given
 FID_NEEDS = 2000  # pictures on each side below which the bias of FID is larger than most differences
 
 
@@ -176,6 +177,13 @@ def evaluate(
 
     metrics = measured[0]["metrics"]
     warnings += _unread(packs, style, judges)
+    if source is not None and len(fakes.pictures) > 1:
+        spreads = [float(some.astype(np.float32).std(axis=0).mean()) for some in (fakes.pictures, real)]
+        if spreads[0] < ALIKE * spreads[1]:
+            warnings.append(
+                f"the drawings look alike: they differ from each other by {spreads[0] / spreads[1]:.0%} of what the "
+                "real ones do, so a small distance says little"
+            )
     reading = None
     if judges is not None and judges.attributes and source is not None:
         reading = judges.read(fakes.pictures, fakes.groups)
