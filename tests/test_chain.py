@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from asking import refused
 from fewtoon import cli, config, methods, style
 from fewtoon.engine.preview import GAP, TITLE
 from fewtoon.errors import Problem
@@ -25,7 +26,8 @@ from fewtoon.latent.mix import mix
 from fewtoon.latent.sample import sample
 from fewtoon.latent.seeds import latents
 from fewtoon.latent.video import walk
-from test_latent import contents, make, refused
+from generators import make
+from test_latent import contents
 
 
 class Seer:

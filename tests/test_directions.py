@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from asking import refused
 from fewtoon import arguments, cli, config, explore, methods, style
 from fewtoon.data.attributes import Attribute
 from fewtoon.engine.preview import GAP, TITLE
@@ -43,28 +44,15 @@ from fewtoon.latent.move import Move, move, move_of
 from fewtoon.latent.seeds import latents
 from fewtoon.latent.sefa import read_factor, sefa
 from fewtoon.latent.sources import open_sources
+from generators import SIZE, make
 
-TINY = {"channel_base": 128, "channel_max": 8, "latent": 8, "style": 8, "mapping_layers": 2}
-SIZE, WIDTH, CODES = 16, 8, 6
+WIDTH, CODES = 8, 6
 TENTHS = torch.linspace(0.1, 0.8, WIDTH, dtype=torch.float64)
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
-
-
-def make(seed: int, size: int = SIZE, groups: tuple[str, ...] = (), **settings: Any) -> Any:
-    """A StyleGAN method with random weights that all do something."""
-    kind = methods.find("stylegan")
-    torch.manual_seed(seed)
-    method = kind(config.section(kind.Config, {**TINY, **settings}, "model"), size, groups, training=False)
-    with torch.no_grad():
-        for network in method.networks().values():
-            for name, tensor in network.state_dict().items():
-                if name.endswith(("bias", "strength", "average")):
-                    tensor.add_(torch.randn(tensor.shape) * 0.3)
-    return method
 
 
 def live(method: Any) -> style.Style:
@@ -128,23 +116,6 @@ def home(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         target.write_bytes(path.read_bytes())
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def refused(capsys: Any, *words: str | Path, told: tuple[str, ...] = ()) -> bool:
-    """The command ends with exit code 2 and one line on stderr, which has the words."""
-    capsys.readouterr()
-    try:
-        code = cli.main(["explore", *(str(word) for word in words)])
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    answer = capsys.readouterr()
-    assert code == 2, answer
-    assert answer.out == ""
-    assert answer.err.count("\n") == 1, answer.err
-    assert answer.err.startswith("fewtoon"), answer.err
-    for word in told:
-        assert word in answer.err, answer.err
-    return True
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -22,6 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from asking import refused
 from fewtoon import arguments, cli, config, methods, style
 from fewtoon.engine.preview import GAP, TITLE
 from fewtoon.errors import Problem
@@ -38,6 +39,7 @@ from fewtoon.latent.edit import edit, strengths_of
 from fewtoon.latent.sources import open_sources
 from fewtoon.latent.text import Identity, Recipe, apart, optimise, rate_at, strength, towards, views
 from fewtoon.nets.mobilefacenet import FoamliuLayout
+from generators import SIZE, make
 
 declare_operators()
 try:
@@ -46,8 +48,7 @@ except (ImportError, RuntimeError):
     open_clip = None
 needs_library = pytest.mark.skipif(open_clip is None, reason="needs the extra fewtoon[clip]")
 
-TINY = {"channel_base": 128, "channel_max": 8, "latent": 8, "style": 8, "mapping_layers": 2}
-SIZE, CODES = 16, 6
+CODES = 6
 SMALL = {  # the real architecture, narrow
     "embed_dim": 32,
     "quick_gelu": True,
@@ -59,19 +60,6 @@ SMALL = {  # the real architecture, narrow
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
-
-
-def make(seed: int, size: int = SIZE, **settings: Any) -> Any:
-    """A StyleGAN method with random weights that all do something."""
-    kind = methods.find("stylegan")
-    torch.manual_seed(seed)
-    method = kind(config.section(kind.Config, {**TINY, **settings}, "model"), size, [], training=False)
-    with torch.no_grad():
-        for network in method.networks().values():
-            for name, tensor in network.state_dict().items():
-                if name.endswith(("bias", "strength", "average")):
-                    tensor.add_(torch.randn(tensor.shape) * 0.3)
-    return method
 
 
 class Toy(nn.Module):
@@ -167,20 +155,6 @@ def clip_file(files: Path) -> Path:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def refused(capsys: pytest.CaptureFixture[str], *words: str | Path, told: tuple[str, ...] = ()) -> None:
-    """The command ends with exit code 2 and one line on stderr, which has the words."""
-    try:
-        code = cli.main(["explore", "edit", *(str(word) for word in words)])
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    answer = capsys.readouterr()
-    assert code == 2, answer
-    assert answer.out == ""
-    assert answer.err.count("\n") == 1, answer.err
-    for word in told:
-        assert word in answer.err, answer.err
 
 
 # --- the way, and how far to go --------------------------------------------------------------------------
@@ -731,7 +705,7 @@ def test_latents_are_taken_and_given(files: Path, tmp_path: Path, capsys: pytest
     assert (told["seeds"], told["truncation"]) == (None, 1.0)
     capsys.readouterr()
     words = [a, "--text", "x", "--clip", clip_file(files), "--latents", latents, "--out", tmp_path / "s"]
-    refused(capsys, *words, told=("written over",))
+    refused(capsys, "edit", *words, told=("written over",))
 
 
 @needs_library
@@ -781,11 +755,13 @@ def test_edit_refuses(
         save_file({"a.w": torch.zeros(1, 4, 8)}, "other.safetensors", facts)
     clip = [] if "--clip" in words else ["--clip", str(clip_file(files))]
     before = contents(files)
-    refused(capsys, *words, *clip, "--out", tmp_path / "o", told=told)
+    refused(capsys, "edit", *words, *clip, "--out", tmp_path / "o", told=told)
     assert list(tmp_path.iterdir()) == []
     assert contents(files) == before
     (tmp_path / "file").write_text("")
-    refused(capsys, "a.safetensors", "--text", "x", "--clip", clip_file(files), "--out", tmp_path / "file")
+    refused(
+        capsys, "edit", "a.safetensors", "--text", "x", "--clip", clip_file(files), "--out", tmp_path / "file"
+    )
 
 
 def test_the_examples_parse(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import fewtoon
+from asking import refused
 from fewtoon import arguments, cli, config, explore, methods, style
 from fewtoon.engine.preview import GAP, TITLE
 from fewtoon.errors import Problem
@@ -40,27 +41,12 @@ from fewtoon.latent.sources import open_sources
 from fewtoon.latent.swap import swap
 from fewtoon.latent.video import save_video, walk
 from fewtoon.nets.twice import upsampled
-
-TINY = {"channel_base": 128, "channel_max": 8, "latent": 8, "style": 8, "mapping_layers": 2}
-SIZE = 16
+from generators import SIZE, make
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
-
-
-def make(seed: int, groups: tuple[str, ...] = (), size: int = SIZE, **settings: Any) -> Any:
-    """A StyleGAN method with random weights that all do something."""
-    kind = methods.find("stylegan")
-    torch.manual_seed(seed)
-    method = kind(config.section(kind.Config, {**TINY, **settings}, "model"), size, groups, training=False)
-    with torch.no_grad():
-        for network in method.networks().values():
-            for name, tensor in network.state_dict().items():
-                if name.endswith(("bias", "strength", "average")):
-                    tensor.add_(torch.randn(tensor.shape) * 0.3)
-    return method
 
 
 def near(method: Any, amount: float = 0.2, seed: int = 9) -> Any:
@@ -110,21 +96,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "run").mkdir()
     style.write(folder / "run" / "best.safetensors", near(a, seed=5), {})
     return folder
-
-
-def refused(capsys: pytest.CaptureFixture[str], *words: str | Path, told: tuple[str, ...] = ()) -> None:
-    """The command ends with exit code 2 and one line on stderr, which has the words."""
-    try:
-        code = cli.main(["explore", *(str(word) for word in words)])
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    answer = capsys.readouterr()
-    assert code == 2, answer
-    assert answer.out == ""
-    assert answer.err.count("\n") == 1, answer.err
-    assert answer.err.startswith("fewtoon"), answer.err
-    for word in told:
-        assert word in answer.err, answer.err
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from asking import refused
 from fewtoon import cli, style
 from fewtoon.engine.preview import GAP, TITLE
 from fewtoon.errors import Problem
@@ -22,7 +23,8 @@ from fewtoon.latent.mix import channels_of, mix, mixed
 from fewtoon.latent.sample import sample
 from fewtoon.latent.seeds import latents
 from fewtoon.nets.stylegan2 import Generator
-from test_latent import contents, make, near, refused
+from generators import make
+from test_latent import contents, near
 
 REFERENCE = os.environ.get("FEWTOON_REFERENCE", Path(__file__).parents[2] / "shared" / "reference")
 ROOT = Path(REFERENCE) / "stylegan2"

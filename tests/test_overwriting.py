@@ -89,6 +89,25 @@ def test_a_stopped_sheet_leaves_no_single_pictures(at: Path, monkeypatch: pytest
     assert not list(Path("single").glob("*"))
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["mix a.safetensors --rows 0,1 --columns 2,3 --from 1", "project a.safetensors photo.png --steps 1"],
+)
+def test_no_half_of_single_pictures_stays(line: str, at: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save, saved = images.save_png, []
+
+    def stopped(path: Path, pixels: object) -> None:
+        save(path, pixels)  # type: ignore[arg-type]
+        saved.append(Path(path))
+        if Path(path).name != "sheet.png":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(images, "save_png", stopped)
+    assert cli.main(["explore", *line.split(), "--single", "--out", "o", "--device", "cpu"]) != 0
+    assert saved
+    assert not [path for path in saved if path.exists() and path.name != "sheet.png"]
+
+
 def test_its_own_work_is_replaced(at: Path) -> None:
     swap = ["explore", "swap", "a.safetensors", "b.safetensors", "--resolution", "8"]
     swap += ["--out", "s.safetensors", "--sheet", "s.png"]

@@ -17,7 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from asking import one_line
+import generators
+from asking import one_line, refused
 from fewtoon import cli, config, methods, style
 from fewtoon.data.pack import Pack
 from fewtoon.engine.preview import GAP, TITLE
@@ -42,10 +43,9 @@ from fewtoon.latent.sources import Source, open_sources
 from fewtoon.losses import perceptual
 from fewtoon.losses.perceptual import LAYERS, LPIPS, SSIM, Likeness, open_likeness
 from fewtoon.nets import vgg
+from generators import SIZE
 from scripted import ScriptedFinder, person
 
-TINY = {"channel_base": 128, "channel_max": 8, "latent": 8, "style": 8, "mapping_layers": 2}
-SIZE = 16
 # Where torchvision's `features` have their convolutions, with the channels they give.
 VGG16 = {
     0: 64,
@@ -71,19 +71,10 @@ def one_thread() -> None:
 
 
 def make(seed: int, size: int = SIZE, **settings: Any) -> Any:
-    """A StyleGAN method with random weights that all do something."""
-    kind = methods.find("stylegan")
-    torch.manual_seed(seed)
-    method = kind(config.section(kind.Config, {**TINY, **settings}, "model"), size, (), training=False)
-    with torch.no_grad():
-        for network in method.networks().values():
-            for name, tensor in network.state_dict().items():
-                if name.endswith(("bias", "strength", "average")):
-                    tensor.add_(torch.randn(tensor.shape) * 0.3)
-            if ("rgb" in name and "affine" not in name) or name.endswith("strength"):
-                tensor.mul_(0.3)  # colours in range and little noise: codes say nearly everything
-        mapping = method.generator.mapping
-        mapping.average.copy_(mapping.measure())
+    """As `generators.make`, with the average w that its mapping has."""
+    method = generators.make(seed, size=size, **settings)
+    mapping = method.generator.mapping
+    mapping.average.copy_(mapping.measure())
     return method
 
 
@@ -742,21 +733,6 @@ def test_too_many_photos_for_a_sheet(files: Path, tmp_path: Path, monkeypatch: p
     answer = project(files / "a.safetensors", [files / "photos"], tmp_path / "o", steps=1)
     assert "3 photos" in answer["notes"][-1]
     assert images.read(answer["sheet"]).shape[0] == TITLE + 2 * (128 + GAP)
-
-
-def refused(capsys: pytest.CaptureFixture[str], *words: str | Path, told: tuple[str, ...] = ()) -> None:
-    """The command ends with exit code 2 and one line on stderr, which has the words."""
-    try:
-        code = cli.main(["explore", *(str(word) for word in words)])
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    answer = capsys.readouterr()
-    assert code == 2, answer
-    assert answer.out == ""
-    assert answer.err.count("\n") == 1, answer.err
-    assert answer.err.startswith("fewtoon"), answer.err
-    for word in told:
-        assert word in answer.err, answer.err
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from fewtoon.engine.feed import rows_of
 from fewtoon.errors import Problem
 from fewtoon.methods.base import Method
 from fewtoon.metrics import distance, features
+from fewtoon.metrics.variety import spread, variety
 
 FEWEST = 8  # held-out pictures; with fewer the KID would be noise, and training pictures stand in
 USABLE = 4  # pictures of a side; with fewer there is no KID to speak of
@@ -83,12 +84,11 @@ def health(step: int, before: np.ndarray, drawings: np.ndarray, translates: bool
     """
     given, made = before.astype(np.float32) / 127.5 - 1, drawings.astype(np.float32) / 127.5 - 1
     change = float(np.abs(made - given).mean()) if translates else None
-    between = [float(x.std(axis=0).mean()) for x in (given, made)]
-    diversity = between[1] / max(between[0], 1e-6) if len(made) > 1 else 1.0
+    diversity = variety(drawings, before) if len(made) > 1 else 1.0
     within = float(np.median(made.std(axis=(1, 2)).max(axis=-1)))
     if within < CONSTANT:
         words = "the drawings are one flat colour: the training has collapsed"
-    elif diversity < COLLAPSED and between[0] > CONSTANT:
+    elif diversity < COLLAPSED and spread(before) > CONSTANT:
         words = "all drawings look the same: the training has collapsed"
     elif change is not None and change < UNCHANGED and step > EARLY:
         words = "the drawings are nearly the photos: nothing is being translated"

@@ -1,9 +1,8 @@
 """`fewtoon explore chain`: its arguments. What it does: `fewtoon.latent.chain`."""
 
 import argparse
-import sys
 
-from fewtoon.answer import answer
+from fewtoon.answer import drew
 
 TEXT = "drawings of people who do not exist: samples of a StyleGAN style of faces through styles that translate photos"
 EXAMPLE = "fewtoon explore chain faces.safetensors runs/toon --out chained --seeds 0-7 --truncation 0.7"
@@ -57,7 +56,4 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         progress=True,
     )
-    for note in result["notes"]:
-        print(f"fewtoon: {note}", file=sys.stderr)
-    shown = [("sheet", result["sheet"]), ("video", result["video"]), ("again", result["record"])]
-    return answer(args, result, "\n".join(f"{name}: {path}" for name, path in shown if path))
+    return drew(args, result)

@@ -1,9 +1,8 @@
 """`fewtoon explore edit`: its arguments. What it does: `fewtoon.latent.edit`."""
 
 import argparse
-import sys
 
-from fewtoon.answer import answer
+from fewtoon.answer import drew
 
 TEXT = (
     "faces edited by a text, with CLIP, at several strengths; drawn by the source and by styles made from it"
@@ -112,14 +111,11 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         progress=True,
     )
-    for note in result["notes"]:
-        print(f"fewtoon: {note}", file=sys.stderr)
-    shown = [("sheet", result["sheet"]), ("video", result["video"]), ("again", result["record"])]
-    lines = [f"{name}: {path}" for name, path in shown if path]
+    lines = []
     for name, rows in result["cosines"].items():
         means = [sum(column) / len(column) for column in zip(*rows)]
         told = ", ".join(
             f"{a:g}: {mean:.3f}" for a, mean in zip(["start", *result["strengths"]][1:], means[1:])
         )
         lines.append(f"cosine with the text, {name}: start {means[0]:.3f}; strength {told}")
-    return answer(args, result, "\n".join(lines))
+    return drew(args, result, lines)

@@ -1,9 +1,8 @@
 """`fewtoon explore move`: its arguments. What it does: `fewtoon.latent.move`."""
 
 import argparse
-import sys
 
-from fewtoon.answer import answer
+from fewtoon.answer import drew
 
 TEXT = "pictures moved along named directions, by strength, of several styles from the same style codes"
 EXAMPLE = (
@@ -64,7 +63,4 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         progress=True,
     )
-    for note in result["notes"]:
-        print(f"fewtoon: {note}", file=sys.stderr)
-    shown = [("sheet", result["sheet"]), ("video", result["video"]), ("again", result["record"])]
-    return answer(args, result, "\n".join(f"{name}: {path}" for name, path in shown if path))
+    return drew(args, result)

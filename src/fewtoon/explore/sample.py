@@ -1,9 +1,8 @@
 """`fewtoon explore sample`: its arguments. What it does: `fewtoon.latent.sample`."""
 
 import argparse
-import sys
 
-from fewtoon.answer import answer
+from fewtoon.answer import drew
 
 TEXT = "pictures of a StyleGAN style by seeds, of several styles for the same seeds, and walks between them"
 EXAMPLE = (
@@ -47,7 +46,4 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         progress=True,
     )
-    for note in result["notes"]:
-        print(f"fewtoon: {note}", file=sys.stderr)
-    shown = [("sheet", result["sheet"]), ("video", result["video"]), ("again", result["record"])]
-    return answer(args, result, "\n".join(f"{name}: {path}" for name, path in shown if path))
+    return drew(args, result)

@@ -24,7 +24,7 @@ from fewtoon.io import images
 from fewtoon.io.files import printable
 from fewtoon.latent.codes import of_file, of_seeds
 from fewtoon.latent.progress import bar
-from fewtoon.latent.record import check_out, latents_told, record
+from fewtoon.latent.record import all_or_none, check_out, latents_told, record
 from fewtoon.latent.seeds import check_seeds, check_truncations, latents, seeds_told
 from fewtoon.latent.sheet import cell, enlarged, sheet, sheet_size
 from fewtoon.latent.sources import Source, check_group, open_sources, open_styles
@@ -159,7 +159,7 @@ def chain(
     check_group([source.style], source_group)
     check_group([other.style for other in others], group)
     read = [] if latents_file is None else [Path(latents_file)]
-    check_out(out, [*(one.file for one in (source, *others)), *read])
+    check_out(out, "chain", [*(one.file for one in (source, *others)), *read], video)
 
     asked = check_seeds(seeds) if latents_file is None else Path(latents_file)
     codes = of_seeds(source, asked, source_group) if isinstance(asked, list) else of_file(source, asked)
@@ -314,21 +314,22 @@ def _stills(
             made.written.append(folder / name)
             images.save_png(made.written[-1], picture)
 
-    for part in bar(_parts(len(w)), "draw", progress):
-        pictures = _pictures(source.style, w[part[0] : part[-1] + 1])
-        for k, picture in zip(part, pictures, strict=True):
-            keep(source.name, picture)
-            save(f"{stems[k]}.png", picture)
-        for name, link in links.items():
-            places = [link.place(picture) if link.reframes else None for picture in pictures]
-            made.places[name] += places
-            for k, drawn in zip(part, link.draw(pictures, places, group), strict=True):
-                made.groups[name].append(drawn.group if drawn else None)
-                made.found[name].append(drawn is not None)
-                keep(f"{name} sees", drawn.seen if drawn else None)
-                keep(name, drawn.drawing if drawn else None)
-                if drawn:
-                    save(f"{stems[k]}-{name}.png", drawn.drawing)
+    with all_or_none(made.written):
+        for part in bar(_parts(len(w)), "draw", progress):
+            pictures = _pictures(source.style, w[part[0] : part[-1] + 1])
+            for k, picture in zip(part, pictures, strict=True):
+                keep(source.name, picture)
+                save(f"{stems[k]}.png", picture)
+            for name, link in links.items():
+                places = [link.place(picture) if link.reframes else None for picture in pictures]
+                made.places[name] += places
+                for k, drawn in zip(part, link.draw(pictures, places, group), strict=True):
+                    made.groups[name].append(drawn.group if drawn else None)
+                    made.found[name].append(drawn is not None)
+                    keep(f"{name} sees", drawn.seen if drawn else None)
+                    keep(name, drawn.drawing if drawn else None)
+                    if drawn:
+                        save(f"{stems[k]}-{name}.png", drawn.drawing)
     return made
 
 

@@ -247,7 +247,7 @@ def find(
                 f"component {which}, to be called {name!r}, is not among --components: name it there too"
             )
     (source,) = open_sources([path], device)
-    check_out(out, [source.file])
+    check_out(out, "directions", [source.file])
     check_group([source.style], group)
     check_sheet([str(seed) for seed in seeds], source.style.size, steps)
     own = named.of_source(source)

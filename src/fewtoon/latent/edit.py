@@ -19,13 +19,13 @@ from fewtoon.errors import Problem
 from fewtoon.io import clip as clips
 from fewtoon.io import images
 from fewtoon.io.files import file_hash, printable
-from fewtoon.latent.codes import of_file, of_seeds, spread
+from fewtoon.latent.codes import of_file, of_seeds
 from fewtoon.latent.direction import layers_of
 from fewtoon.latent.progress import bar
-from fewtoon.latent.record import check_out, record
+from fewtoon.latent.record import all_or_none, check_out, record
 from fewtoon.latent.seeds import check_seeds, check_truncations, seeds_told
 from fewtoon.latent.sheet import cell, enlarged, sheet, sheet_size
-from fewtoon.latent.sources import Source, check_group, open_sources
+from fewtoon.latent.sources import Source, check_family, check_group, open_sources
 from fewtoon.latent.text import Identity, Recipe, check_recipe, optimise, strength
 from fewtoon.latent.video import FPS, FRAMES_PER_SEED, check_size, check_video, check_walk, save_video
 
@@ -81,7 +81,9 @@ def edit(
     if video is None and frames is not None:
         raise Problem(f"{frames} frames of no video: say --video NAME.webp or NAME.mp4")
     sources = open_sources([source, *draw], device)
-    check_out(out, [one.file for one in sources])
+    read = [clip, *(one.file for one in sources), *(path for path in (latents, identity) if path is not None)]
+    check_out(out, "edit", read, video)
+    check_family(sources)
     first = sources[0]
     if latents is None:
         check_group([first.style], group)
@@ -91,7 +93,6 @@ def edit(
     if layers is not None:
         recipe = replace(recipe, layers=layers_of(layers, first.style.size))
     check_recipe(recipe, codes.w.shape[1])
-    _check_fit(sources, codes.w)
     columns, size = 1 + len(strengths), first.style.size
     names = [one.name for one in sources]
     if math.prod(sheet_size(names, size, columns * len(codes.names), columns)) > images.MAX_PIXELS:
@@ -101,14 +102,6 @@ def edit(
         frames = 2 * FRAMES_PER_SEED if frames is None else frames
         check_walk(2, frames, fps)
         check_size(video, frames, len(sources) * cell(size), len(codes.names) * cell(size))
-    written = [out / "sheet.png", out / "latents.safetensors", out / "edit.json"]
-    written += [] if video is None else [Path(video)]
-    given = [clip, *(one.file for one in sources)] + [
-        path for path in (latents, identity) if path is not None
-    ]
-    for path in given:
-        if Path(path).resolve() in [one.resolve() for one in written]:
-            raise Problem(f"{printable(path)!r} would be written over: choose another --out")
     network = clips.load(clip, clip_model, first.style.device)
     for text in (recipe.text, recipe.neutral):
         if text is not None:
@@ -177,7 +170,7 @@ def edit(
     return {
         "out": str(out),
         "sheet": str(out / "sheet.png"),
-        "pictures": [str(out / name) for name in singles],
+        "pictures": [str(path) for path in singles],
         "video": None if video is None else str(video),
         "latents": str(out / "latents.safetensors"),
         "record": str(out / "edit.json"),
@@ -208,15 +201,6 @@ def strengths_of(text: str) -> list[float]:
         return check_strengths([float(part) for part in text.split(",")])
     except ValueError:
         raise Problem(f"--strength {text!r}: write a number such as 1, or several: 0,1,2") from None
-
-
-def _check_fit(sources: Sequence[Source], w: Tensor) -> None:
-    """Raises Problem for a style that cannot draw the codes of the first."""
-    size = sources[0].style.size
-    for one in sources[1:]:
-        if one.style.size != size:
-            raise Problem(f"--draw {one.given}: a style of {one.style.size} px beside a source of {size} px")
-        spread(one, w, f"codes of {sources[0].name}")
 
 
 def _ways(
@@ -264,15 +248,16 @@ def _cosines(network: clips.Clip, aim: Tensor, pictures: Sequence[Tensor]) -> li
 
 def _singles(
     out: Path, drawn: Mapping[str, np.ndarray], names: Sequence[str], strengths: Sequence[float]
-) -> list[str]:
-    """A PNG for each picture of the sheet: the names of the files."""
+) -> list[Path]:
+    """A PNG for each picture of the sheet: the files."""
     columns = ["start", *(f"strength{alpha:g}" for alpha in strengths)]
-    written = []
-    for label, pictures in drawn.items():
-        parts = [(name, column) for name in _files(names) for column in columns]
-        for (name, column), pixels in zip(parts, pictures, strict=True):
-            written.append("-".join([label] * bool(label) + [name, column]) + ".png")
-            images.save_png(out / written[-1], pixels)
+    written: list[Path] = []
+    with all_or_none(written):
+        for label, pictures in drawn.items():
+            parts = [(name, column) for name in _files(names) for column in columns]
+            for (name, column), pixels in zip(parts, pictures, strict=True):
+                written.append(out / ("-".join([label] * bool(label) + [name, column]) + ".png"))
+                images.save_png(written[-1], pixels)
     return written
 
 

@@ -32,12 +32,12 @@ from fewtoon.errors import Problem
 from fewtoon.io import weights
 from fewtoon.io.files import file_hash, printable, write_bytes
 from fewtoon.latent.inversion import average, clipped, distance, rate_at, spread
-from fewtoon.latent.record import check_own
+from fewtoon.latent.record import ENCODER, check_own
 from fewtoon.latent.sources import Source, open_sources
 from fewtoon.losses.perceptual import Likeness, open_likeness
 from fewtoon.nets.encoder import Encoder
 
-FORMAT, VERSION = "fewtoon-encoder", 1
+VERSION = 1
 BETAS, EPSILON = (0.9, 0.99), 1e-8  # of Adam
 HELD_OUT = 64  # of the generator's pictures that it is measured on
 
@@ -81,6 +81,12 @@ class Opened(NamedTuple):
     notes: list[str]  # what is worth a sentence
     file: str
     sha256: str
+
+    @torch.no_grad()
+    def guess(self, photos: Tensor) -> Tensor:
+        """(N, 3, S, S) in [-1, 1] -> (N, codes, W) on the CPU; one at a time, so that neighbours change nothing."""
+        device = next(self.network.parameters()).device
+        return torch.cat([self.network(one.to(device)).cpu() for one in photos.split(1)])
 
     def facts(self) -> dict[str, Any]:
         return {"file": self.file, "sha256": self.sha256, "of": self.header.get("style")}
@@ -238,7 +244,7 @@ def encoder(
         command += [f"--{name}", str(given)] if given is not None else []
     command += ["--device", str(source.style.device), "--out", str(out)]
     header = {
-        "format": FORMAT,
+        "format": ENCODER,
         "version": VERSION,
         "fewtoon": fewtoon.__version__,
         "torch": torch.__version__,
@@ -346,7 +352,7 @@ def _header(path: str | Path, told: str) -> dict[str, Any]:
         raise Problem(f"{told} does not exist; 'fewtoon explore encoder STYLE' makes one") from None
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise Problem(f"{told} cannot be read ({error}); copy it again") from None
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
+    if not isinstance(header, dict) or header.get("format") != ENCODER:
         raise Problem(f"{told} is a safetensors file but no encoder; name one of 'fewtoon explore encoder'")
     if header.get("version") != VERSION:
         raise Problem(

@@ -25,7 +25,7 @@ from fewtoon.io import images
 from fewtoon.latent.codes import Codes, of_file, of_seeds
 from fewtoon.latent.direction import check_layers, layers_of
 from fewtoon.latent.progress import bar
-from fewtoon.latent.record import check_out, latents_told, record
+from fewtoon.latent.record import all_or_none, check_out, latents_told, record
 from fewtoon.latent.seeds import check_seeds, check_truncations, seeds_told
 from fewtoon.latent.sheet import cell, sheet, sheet_size
 from fewtoon.latent.sources import Source, check_group, open_sources
@@ -113,7 +113,7 @@ def mix(
                 f"styles of {size} and {source.style.size} px ({source.name}) do not fit together: mix each alone"
             )
     check_group([source.style for source in sources], group)
-    check_out(out, [*(source.file for source in sources), *files.values()])
+    check_out(out, "mix", [*(source.file for source in sources), *files.values()])
 
     count = sources[0].method.generator.codes
     if start is not None:
@@ -145,25 +145,28 @@ def mix(
         for name, own in parents.items()
     }
     written: dict[str, str] = {}
-    pictures: list[str] = []
-    for source in sources:
-        w = {side: codes.w for side, codes in parents[source.name].items()} | {"mixed": mixtures[source.name]}
-        drawn = {part: _draw(source, codes, truncation, progress) for part, codes in w.items()}
-        table = drawn["mixed"].reshape(-1, across - 1, size, size, 3)
-        corner = np.full_like(drawn["rows"][:1], 255)
-        bands = {"": np.concatenate([corner, drawn["columns"]])}
-        for label, parent, row in zip(labels[1:], drawn["rows"], table, strict=True):
-            bands[label] = np.concatenate([parent[None], row])
-        longest = cell(size) // 8
-        titles = [one[:longest] for one in (f"codes {seeds_told(chosen)}", *names["columns"])]
-        written[source.name] = f"sheet-{source.name}.png" if len(sources) > 1 else "sheet.png"
-        images.save_png(out / written[source.name], sheet(bands, titles, across))
-        if single:
-            for number, pixels in enumerate(drawn["mixed"]):
-                row_number, column = divmod(number, across - 1)
-                start_of = f"{source.name}-" if len(sources) > 1 else ""
-                pictures.append(f"{start_of}row{row_number:04d}-column{column:04d}.png")
-                images.save_png(out / pictures[-1], pixels)
+    pictures: list[Path] = []
+    with all_or_none(pictures):
+        for source in sources:
+            w = {side: codes.w for side, codes in parents[source.name].items()} | {
+                "mixed": mixtures[source.name]
+            }
+            drawn = {part: _draw(source, codes, truncation, progress) for part, codes in w.items()}
+            table = drawn["mixed"].reshape(-1, across - 1, size, size, 3)
+            corner = np.full_like(drawn["rows"][:1], 255)
+            bands = {"": np.concatenate([corner, drawn["columns"]])}
+            for label, parent, row in zip(labels[1:], drawn["rows"], table, strict=True):
+                bands[label] = np.concatenate([parent[None], row])
+            longest = cell(size) // 8
+            titles = [one[:longest] for one in (f"codes {seeds_told(chosen)}", *names["columns"])]
+            written[source.name] = f"sheet-{source.name}.png" if len(sources) > 1 else "sheet.png"
+            images.save_png(out / written[source.name], sheet(bands, titles, across))
+            if single:
+                for number, pixels in enumerate(drawn["mixed"]):
+                    row_number, column = divmod(number, across - 1)
+                    start_of = f"{source.name}-" if len(sources) > 1 else ""
+                    pictures.append(out / f"{start_of}row{row_number:04d}-column{column:04d}.png")
+                    images.save_png(pictures[-1], pixels)
 
     command = ["fewtoon", "explore", "mix", *(source.given for source in sources)]
     for side, value in asked.items():
@@ -191,7 +194,7 @@ def mix(
     return {
         "out": str(out),
         "sheets": {name: str(out / file) for name, file in written.items()},
-        "pictures": [str(out / name) for name in pictures],
+        "pictures": [str(path) for path in pictures],
         "layers": chosen,
         "channels": facts["channels"],
         "latents": str(out / "latents.safetensors"),

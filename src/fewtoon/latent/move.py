@@ -22,7 +22,7 @@ from fewtoon.latent.progress import bar
 from fewtoon.latent.record import check_out, record
 from fewtoon.latent.seeds import check_seeds, check_truncations, seeds_told
 from fewtoon.latent.sheet import cell, enlarged, sheet
-from fewtoon.latent.sources import Source, check_group, open_sources
+from fewtoon.latent.sources import Source, check_family, check_group, open_sources
 from fewtoon.latent.video import FPS, check_size, check_video, save_video
 
 FRAMES = 50  # of a video, there and back
@@ -93,15 +93,14 @@ def move(
             raise Problem(f"{frames!r} frames at {fps:g} per second: from 2 to {MOST_FRAMES}, at 0.1 to 120")
     sources = open_sources(paths, device)
     read = [*(one.file for one in sources), *([] if latents is None else [latents])]
-    check_out(out, read, video)
+    check_out(out, "move", read, video)
     if directions is not None and Path(directions).resolve() == out.resolve():
         raise Problem(
             f"--out {printable(out)!r} holds the directions, and would be written over: choose another"
         )
     leader = sources[0]
     check_group([leader.style], group)
-    for source in sources[1:]:
-        _check_layout(leader, source)
+    check_family(sources)
     chosen, notes = _directions(leader, moves, directions)
     other = None if layers is None else layers_of(layers, leader.style.size)
     ways = {one.name: _way(one, chosen[one.name], moves) for one in moves}
@@ -196,16 +195,6 @@ def _directions(
                 f"{name} was named when {leader.name} was another file: look whether it still means the same"
             )
     return found, notes
-
-
-def _check_layout(leader: Source, source: Source) -> None:
-    """Raises Problem for styles that cannot draw the same codes on one sheet."""
-    layouts = [(one.style.size, one.method.generator.mapping.average.shape[0]) for one in (leader, source)]
-    if layouts[0] != layouts[1]:
-        raise Problem(
-            f"{leader.name} draws {layouts[0][0]} px from codes of {layouts[0][1]} numbers, {source.name} "
-            f"{layouts[1][0]} px from {layouts[1][1]}: take styles that were fine-tuned from one source"
-        )
 
 
 def _way(one: Move, direction: Direction, moves: Sequence[Move]) -> tuple[float, float]:

@@ -23,10 +23,10 @@ from fewtoon.io import images
 from fewtoon.io.files import printable
 from fewtoon.latent import encoder as encoders
 from fewtoon.latent.inversion import Inversion, Settings, invert
-from fewtoon.latent.record import check_out, record
+from fewtoon.latent.record import all_or_none, check_out, record
 from fewtoon.latent.seeds import check_truncations
 from fewtoon.latent.sheet import cell, enlarged, sheet, sheet_size
-from fewtoon.latent.sources import Source, open_sources
+from fewtoon.latent.sources import Source, check_family, open_sources
 from fewtoon.latent.video import FPS, check_size, check_video, check_walk, save_video
 from fewtoon.losses.perceptual import open_likeness
 
@@ -120,7 +120,7 @@ def project(
     elif frames is not None:
         raise Problem(f"{frames} frames of no video: say --video NAME.webp or NAME.mp4")
     sources = open_sources([style, *draw], device)
-    check_out(out, [*(one.file for one in sources), *pictures], video)
+    check_out(out, "project", [*(one.file for one in sources), *pictures], video)
     encoders.check_place(out)
     source = sources[0]
     if batch is None and source.style.device.type != "cpu":
@@ -141,10 +141,7 @@ def project(
         check_size(video, frames, height * len(photos), width)
 
     x = styles.to_tensor(np.stack([photo.pixels for photo in photos]))
-    start = None
-    if opened is not None:
-        with torch.inference_mode():
-            start = torch.cat([opened.network(one.to(source.style.device)).cpu() for one in x.split(1)])
+    start = None if opened is None else opened.guess(x)
     watch = Watch(len(photos) * (settings.steps + 1), quiet=not progress)
     watch.start(0)
     try:
@@ -157,12 +154,13 @@ def project(
     made = [_draw(drawer, found.w, found.noise if not k else []) for k, drawer in enumerate(drawers)]
     pixels = [styles.to_pixels(one) for one in made]
     ratios = encoders.peak_ratio(made[0], x).tolist()
-    written: list[str] = []
+    written: list[Path] = []
     if single:
-        for drawer, some in zip(drawers, pixels):
-            for name, picture in zip(titles, some):
-                written.append(f"{drawer.title.replace(' ', '-truncation')}/{name}.png")
-                images.save_png(out / written[-1], picture)
+        with all_or_none(written):
+            for drawer, some in zip(drawers, pixels):
+                for name, picture in zip(titles, some):
+                    written.append(out / f"{drawer.title.replace(' ', '-truncation')}/{name}.png")
+                    images.save_png(written[-1], picture)
     rows = _rows(titles, columns, size)
     if len(rows) < len(titles):
         notes.append(
@@ -208,7 +206,7 @@ def project(
     return {
         "out": str(out),
         "sheet": str(out / "sheet.png") if rows else None,
-        "pictures": [str(out / name) for name in written],
+        "pictures": [str(path) for path in written],
         "video": None if video is None else str(video),
         "latents": str(out / "latents.safetensors"),
         "record": str(out / "project.json"),
@@ -217,20 +215,6 @@ def project(
         "refused": refused,
         "notes": notes,
     }
-
-
-def check_family(sources: Sequence[Source]) -> None:
-    """Raises Problem for a style that cannot draw the codes of the first."""
-    first = sources[0].method.generator
-    for source in sources[1:]:
-        g = source.method.generator
-        layouts = [(one.size, one.mapping.average.shape[0]) for one in (g, first)]
-        if layouts[0] != layouts[1]:
-            (size, length), (wanted, other) = layouts
-            raise Problem(
-                f"--draw {source.given}: a style of {size} px with codes of length {length} cannot draw those of "
-                f"{sources[0].name}, {wanted} px and {other}: name one that was fine-tuned or swapped from it"
-            )
 
 
 # --- photos ------------------------------------------------------------------------------------------------

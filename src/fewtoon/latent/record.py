@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from fewtoon.io import weights
 from fewtoon.io.files import file_hash, printable, write_bytes
 from fewtoon.latent.codes import FORMAT, VERSION
 from fewtoon.latent.sources import Source
+
+ENCODER = "fewtoon-encoder"  # the format of `fewtoon.latent.encoder`
 
 
 def record(
@@ -41,17 +44,31 @@ def record(
     write_bytes(path, (json.dumps(told, indent=1) + "\n").encode())
 
 
-def check_out(out: Path, inputs: Iterable[str | Path] = (), video: str | Path | None = None) -> None:
-    """Raises Problem for an --out that is no folder, and where what will be written would replace an input.
-
-    Written are latents.safetensors in `out` and the video.
-    """
+def check_out(
+    out: Path, tool: str, inputs: Iterable[str | Path] = (), video: str | Path | None = None
+) -> None:
+    """Raises Problem for an --out that is no folder, and where what the tool writes would replace one of its inputs."""
     if out.exists() and not out.is_dir():
         raise Problem(f"{printable(out)!r} is a file: --out names a folder")
     read = {Path(path).resolve() for path in inputs}
-    for target in [out / "latents.safetensors", *([] if video is None else [Path(video)])]:
+    targets = [out / "latents.safetensors", out / "sheet.png", out / f"{tool}.json"]
+    for target in [*targets, *([] if video is None else [Path(video)])]:
         if target.resolve() in read:
-            raise Problem(f"{printable(target)!r} would be written, and is read too: choose another place")
+            raise Problem(
+                f"{printable(target)!r} is read too, and would be written over: choose another place"
+            )
+
+
+@contextlib.contextmanager
+def all_or_none(written: Sequence[Path]) -> Iterator[None]:
+    """Takes the files in `written`, which grows meanwhile, away again when the block does not end well, Ctrl-C
+    included: no half of the pictures stays."""
+    try:
+        yield
+    except BaseException:
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def check_own(path: Path, kind: str) -> None:
@@ -71,7 +88,7 @@ def kind_of(path: Path) -> str | None:
             return "record" if str(told["command"]).startswith("fewtoon explore ") else None
         with safe_open(str(path), framework="pt") as file:
             told = json.loads((file.metadata() or {})["fewtoon"])
-        kinds = {FORMAT: "latents", "fewtoon-encoder": "encoder"}
+        kinds = {FORMAT: "latents", ENCODER: "encoder"}
         return kinds.get(told["format"]) or ("swapped style" if told.get("made_of") else None)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

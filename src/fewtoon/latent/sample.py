@@ -17,7 +17,7 @@ from fewtoon import style as styles
 from fewtoon.errors import Problem
 from fewtoon.io import images
 from fewtoon.latent.progress import bar
-from fewtoon.latent.record import check_out, record
+from fewtoon.latent.record import all_or_none, check_out, record
 from fewtoon.latent.seeds import check_seeds, check_truncations, latents, seeds_told
 from fewtoon.latent.sheet import cell, enlarged, sheet, sheet_size
 from fewtoon.latent.sources import Source, check_group, group_for, open_sources
@@ -62,7 +62,7 @@ def sample(
     elif frames is not None:
         raise Problem(f"{frames} frames of no video: say --video NAME.webp or NAME.mp4")
     sources = open_sources(paths, device)
-    check_out(out, [one.file for one in sources], video)
+    check_out(out, "sample", [one.file for one in sources], video)
     size = sources[0].style.size
     for source in sources:
         if source.style.size != size:
@@ -90,7 +90,7 @@ def sample(
         source.name: source.style.mapping(z[source.name], group_for(source.style, group))
         for source in sources
     }
-    written: list[str] = []
+    written: list[Path] = []
 
     def pictures(value: float, source: Source, label: str) -> np.ndarray:
         """Of all seeds that the sheet shows, (N, S, S, 3); single files of all seeds are written on the way."""
@@ -105,18 +105,14 @@ def sample(
             if single:
                 parts = [source.name] * (len(sources) > 1)
                 parts += [f"seed{seed:04d}"] + [f"truncation{value:g}"] * (len(truncation) > 1)
-                written.append("-".join(parts) + ".png")
-                images.save_png(out / written[-1], pixels)
+                written.append(out / ("-".join(parts) + ".png"))
+                images.save_png(written[-1], pixels)
         return np.stack(kept) if kept else np.empty((0, size, size, 3), np.uint8)
 
-    try:
+    with all_or_none(written):
         drawn = {
             label: pictures(value, source, label) for (value, source), label in zip(rows, labels, strict=True)
         }
-    except BaseException:  # Ctrl-C too: no half of the pictures stays
-        for name in written:
-            (out / name).unlink(missing_ok=True)
-        raise
     if shown:
         titles = [str(seed) for seed in seeds[:shown]]
         images.save_png(out / "sheet.png", sheet(drawn, titles, columns))
@@ -148,7 +144,7 @@ def sample(
     return {
         "out": str(out),
         "sheet": str(out / "sheet.png") if shown else None,
-        "pictures": [str(out / name) for name in written],
+        "pictures": [str(path) for path in written],
         "video": None if video is None else str(video),
         "latents": str(out / "latents.safetensors"),
         "record": str(out / "sample.json"),

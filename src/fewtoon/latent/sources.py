@@ -76,3 +76,18 @@ def check_group(given: Sequence[Style], group: str | None) -> None:
     """Raises Problem for a group that one of the styles with groups lacks, or that none could have."""
     for style in [one for one in given if one.groups] or given[:1]:
         style.check_group(group)
+
+
+def check_family(sources: Sequence[Source]) -> None:
+    """Raises Problem for a style that cannot draw the codes of the first."""
+    first = sources[0].method.generator
+    for source in sources[1:]:
+        g = source.method.generator
+        layouts = [(one.size, one.mapping.average.shape[0]) for one in (g, first)]
+        if layouts[0] != layouts[1]:
+            (size, length), (wanted, other) = layouts
+            raise Problem(
+                f"{source.given}: a style of {size} px with codes of length {length} cannot draw those of "
+                f"{sources[0].name}, {wanted} px and {other}, of another size: name one that was fine-tuned or swapped "
+                "from it"
+            )

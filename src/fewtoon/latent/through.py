@@ -16,8 +16,8 @@ from fewtoon.errors import Problem
 from fewtoon.io.files import printable
 from fewtoon.latent import encoder as encoders
 from fewtoon.latent.inversion import Settings, invert
-from fewtoon.latent.project import check_family, settings_for
-from fewtoon.latent.sources import Source, open_sources
+from fewtoon.latent.project import settings_for
+from fewtoon.latent.sources import Source, check_family, open_sources
 from fewtoon.losses.perceptual import Likeness, open_likeness
 
 
@@ -66,10 +66,7 @@ class Through:
     def _codes(self, photo: Tensor) -> Tensor:
         key = photo.float().numpy().tobytes()
         if key not in self.known:
-            start = None
-            if self.encoder is not None:
-                with torch.no_grad():
-                    start = self.encoder.network(photo.to(self.device)).cpu()
+            start = None if self.encoder is None else self.encoder.guess(photo)
             self.known[key] = invert(self.source, photo, self.likeness, self.settings, start).w
         return self.known[key]
 

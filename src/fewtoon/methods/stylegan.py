@@ -22,6 +22,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from fewtoon import augment
+from fewtoon.augment.settings import Augmented
 from fewtoon.config import Strict
 from fewtoon.errors import Problem
 from fewtoon.losses.adversarial import logistic
@@ -71,7 +72,7 @@ class StyleGAN(Method):
         "deviation_group",
     )
 
-    class Config(Strict):
+    class Config(Augmented):
         """Settings of StyleGAN2 and of its fine-tuning, see docs/stylegan.md."""
 
         side: Literal["drawings", "photos"] = "drawings"  # what it learns to make
@@ -92,15 +93,7 @@ class StyleGAN(Method):
         path_decay: float = Field(0.01, gt=0, le=1)  # of the mean path length
         path_shrink: int = Field(2, ge=1)  # by which the batch is smaller there
         learning_rate: float = Field(0.002, gt=0)  # of both Adams, before the correction for laziness
-        # What the discriminator sees, real and fake alike; ada: as much as keeps it from learning by heart.
-        augment: Literal["none", "ada", "diffaugment"] = "none"
-        augment_operations: list[str] | None = None  # null: blit, geometry, color ("bgc")
-        augment_fill: Literal["reflect", "white"] = "reflect"
-        ada_target: float = Field(0.6, ge=-1, le=1)  # sign(D) of real pictures that p steers towards
-        ada_pictures: int = Field(500_000, ge=1)  # in which p can go from 0 to 1; fine-tuning: 100,000
         ada_every: int = Field(64, ge=1)  # pictures between two changes of p
-        ada_limit: float = Field(0.8, ge=0, le=1)
-        ada_start: float = Field(0.0, ge=0, le=1)
         # What fine-tuning keeps of the first weights.
         freeze_discriminator_blocks: int = Field(0, ge=0)  # FreezeD: so many, from the picture's side
         freeze_generator_blocks: int = Field(0, ge=0)  # FreezeG: so many, from 4 px on

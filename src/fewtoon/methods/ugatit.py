@@ -15,7 +15,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fewtoon import augment
-from fewtoon.config import Strict, local_file
+from fewtoon.augment.settings import Augmented
+from fewtoon.config import local_file
 from fewtoon.errors import Problem
 from fewtoon.losses.adversarial import classification, least_squares
 from fewtoon.losses.face import FaceId
@@ -41,7 +42,7 @@ class UGATIT(Method):
     paper = "Kim et al., U-GAT-IT, ICLR 2020, arXiv:1907.10830"
     optional: ClassVar[tuple[str, ...]] = ("drawing_to_photo",)
 
-    class Config(Strict):
+    class Config(Augmented):
         """Settings of U-GAT-IT. The defaults are the published light model."""
 
         generator: Literal["resnet", "hourglass"] = "resnet"  # hourglass: photo2cartoon's, with Soft-AdaLIN
@@ -61,15 +62,6 @@ class UGATIT(Method):
         learning_rate: float = Field(1e-4, gt=0)  # of both Adam optimisers
         weight_decay: float = Field(1e-4, ge=0)  # L2 on kernels; biases and mixing factors are left alone
         published_attention: bool = False  # repeat the published code's attention by unnormalised weights
-        # What the discriminators see, real and fake alike; ada: as much as keeps them from learning by heart.
-        augment: Literal["none", "ada", "diffaugment"] = "none"
-        augment_operations: list[str] | None = None  # null: those that the paper recommends
-        augment_fill: Literal["reflect", "white"] = "reflect"  # ada: what comes in at the edges
-        ada_target: float = Field(0.6, ge=-1, le=1)  # sign(D - 0.5) of real pictures that p steers towards
-        ada_pictures: int = Field(500_000, ge=1)  # pictures in which p can go from 0 to 1
-        ada_every: int = Field(256, ge=1)  # pictures between two changes of p
-        ada_limit: float = Field(0.8, ge=0, le=1)  # p is never larger
-        ada_start: float = Field(0.0, ge=0, le=1)  # p at the first step
         face_id: str | None = local_file()  # of a MobileFaceNet: the drawing shall be of the same person
         face_id_weight: float = Field(1.0, ge=0)
 

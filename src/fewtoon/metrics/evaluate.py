@@ -27,6 +27,7 @@ from fewtoon.metrics.fakes import Fakes, Translator, at_size
 from fewtoon.metrics.identity import identity
 from fewtoon.metrics.leak import leak
 from fewtoon.metrics.memory import Memory, memorisation
+from fewtoon.metrics.variety import variety
 from fewtoon.style import AUTO, Style
 from fewtoon.style import load as load_style
 
@@ -178,11 +179,11 @@ def evaluate(
     metrics = measured[0]["metrics"]
     warnings += _unread(packs, style, judges)
     if source is not None and len(fakes.pictures) > 1:
-        spreads = [float(some.astype(np.float32).std(axis=0).mean()) for some in (fakes.pictures, real)]
-        if spreads[0] < ALIKE * spreads[1]:
+        share = variety(fakes.pictures, real)
+        if share < ALIKE:
             warnings.append(
-                f"the drawings look alike: they differ from each other by {spreads[0] / spreads[1]:.0%} of what the "
-                "real ones do, so a small distance says little"
+                f"the drawings look alike: they differ from each other by {share:.0%} of what the real ones do, so a "
+                "small distance says little"
             )
     reading = None
     if judges is not None and judges.attributes and source is not None:
