@@ -141,7 +141,8 @@ def update(trainee: Trainee, batch: Batch, watch: Watch) -> Result:
         optimizer = trainee.optimizers[phase.optimizer]
         gradients = [p.grad for p in trainee.moving[phase.optimizer] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        numbers = torch.stack([*losses.values(), norm.float()]).tolist()  # the one wait for a GPU
+        norm = norm.to(trainee.device, torch.float32)  # of no gradients at all it is on the CPU
+        numbers = torch.stack([*losses.values(), norm]).tolist()  # the one wait for a GPU
         named = dict(zip([*losses, "gradient"], numbers))
         wrong = [name for name, value in named.items() if not abs(value) < float("inf")]
         if wrong:
