@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewtoon.nets import conv
+from fewtoon.nets import conv, norm
 from fewtoon.nets.conv import SpectralNorm, attend, conv_to_one, conv_to_rgb, conv_upsampled, pools
 from fewtoon.nets.norm import AdaptiveNorm, Norm, clip_mixing, inside, norm_act, pad_edge
 
@@ -75,6 +75,14 @@ def plain_norm_act(x, gamma, beta, rho, residual, relu, pad):
     return F.pad(y, [pad] * 4, mode="reflect") if pad else y
 
 
+@pytest.fixture(params=["few passes", "few launches"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`norm_act` as it is on a CPU, and then as it is on a GPU."""
+    if request.param == "few launches":
+        monkeypatch.setattr(norm._NormAct, "apply", norm._few_launches)
+
+
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("pad", range(4))
 @pytest.mark.parametrize("after", ["nothing", "relu", "residual"])
 @pytest.mark.parametrize("rows", [None, B, 1])
@@ -93,6 +101,7 @@ def test_norm_act(rho: str, rows: int | None, after: str, pad: int) -> None:
     )
 
 
+@pytest.mark.usefixtures("form")
 def test_norm_act_survives_a_large_mean() -> None:
     """One pass over x^2 would lose all digits here."""
     x = 1000 + torch.randn(1, 2, 8, 8)
@@ -100,6 +109,7 @@ def test_norm_act_survives_a_large_mean() -> None:
     torch.testing.assert_close(norm_act(x).double(), expected, atol=2e-3, rtol=0)
 
 
+@pytest.mark.usefixtures("form")
 def test_norm_act_of_a_constant_map_is_beta() -> None:
     gamma, beta = torch.ones(1, 2), torch.tensor([[0.5, -1.0]])
     x: Any = torch.full((1, 2, 4, 4), 3.0, requires_grad=True)
@@ -109,6 +119,7 @@ def test_norm_act_of_a_constant_map_is_beta() -> None:
     assert torch.isfinite(x.grad).all()
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("rho", [1.0, 0.0, None])
 def test_norm_act_in_bf16_is_close(rho: float | None) -> None:
     x = (torch.randn(2, 8, 16, 16) + 2).bfloat16().float()  # the same picture for both
@@ -133,6 +144,7 @@ def test_norm_act_in_bf16_is_close(rho: float | None) -> None:
         assert (exact - rounded).norm() < 0.02 * exact.norm()
 
 
+@pytest.mark.usefixtures("form")
 def test_norm_act_asks_only_for_the_gradients_that_are_needed() -> None:
     x, gamma = torch.randn(1, 3, 4, 4), torch.ones(1, 3, requires_grad=True)
     norm_act(x, gamma, None, 1.0).sum().backward()

@@ -33,6 +33,11 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (squares - (mean - pivot).square()).clamp_min_(0)  # the pivot is rounded in bf16
 
 
+def _mixes(rho: Tensor | float) -> bool:
+    """Whether the layer's moments take part, beside those of its channels."""
+    return not (isinstance(rho, float) and rho == 1.0)
+
+
 class _Algebra:
     """A normalisation as one scale and one shift per sample and channel, all float32 (B, C), and its gradient.
 
@@ -48,7 +53,7 @@ class _Algebra:
         self.stretch = count / max(count - correction, 1)
         self.s = torch.rsqrt(var * self.stretch + EPS)
         a, b = self.s, -mean * self.s
-        self.mixed = not (isinstance(rho, float) and rho == 1.0)
+        self.mixed = _mixes(rho)
         if self.mixed:
             self.rest = mean.shape[1] * count - correction
             self.l = mean.mean(1, keepdim=True)
@@ -146,9 +151,9 @@ class _NormAct(torch.autograd.Function):
         return d_x, d_gamma, d_beta, d_rho, d_residual, None, None, None
 
 
-def few_launches(x, gamma, beta, rho, residual, relu, pad, correction) -> Tensor:
-    """The same by autograd, for a GPU, where a launch costs more than another pass over the map."""
-    if gamma is None and beta is None and isinstance(rho, float) and rho == 1.0:
+def _few_launches(x, gamma, beta, rho, residual, relu, pad, correction):
+    """`_NormAct` by autograd, for a GPU, where a launch costs more than another pass over the map."""
+    if gamma is None and beta is None and not _mixes(rho):
         with torch.autocast(x.device.type, enabled=False):
             out = F.instance_norm(x, eps=EPS)
     else:
@@ -191,7 +196,7 @@ def norm_act(
     if beta is not None:
         beta = beta.float()
     x = x.contiguous(memory_format=torch.channels_last)
-    apply = few_launches if x.is_cuda else _NormAct.apply
+    apply = _few_launches if x.is_cuda else _NormAct.apply
     return apply(x, gamma, beta, rho, residual, relu, pad, 0 if gamma is None else 1)
 
 
