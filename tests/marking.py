@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fewtoon.app.mark import create_app, listening, server_of
+from fewtoon.app.mark import create_app
+from fewtoon.app.server import listening, server_of
 from fewtoon.data import world
 from fewtoon.data.marks import NAME
 from fewtoon.faces.face import Face

@@ -64,8 +64,8 @@ def translate(
     if batch < 1:
         raise Problem(f"batch {batch}: at least 1")
     style.check_group(group)
-    cutter, notes = style.cutter(framing, find, matte)
-    if paste and cutter.kind == "as-is":
+    translator = Translator(style, framing=framing, find=find, matte=matte)
+    if paste and translator.cutter.kind == "as-is":
         raise Problem(
             "this style takes photos as they are, so there is nothing to paste back; add --framing portrait"
         )
@@ -73,8 +73,8 @@ def translate(
     targets = _targets(found)
     _check_targets(Path(out), found, targets)
     taken = set(targets)
-    person = _person_matte(cutter) if paste else None
-    work = _Work(style, group, cutter, Path(out), side_by_side, paste, person, only_largest, taken, refused)
+    person = _person_matte(translator.cutter) if paste else None
+    work = _Work(translator, group, Path(out), side_by_side, paste, person, only_largest, taken, refused)
     with ThreadPoolExecutor() as pool:
         readings = _ahead(pool, work, zip(targets, found))
         for part in _batches(_bar(readings, len(found), progress), batch):
@@ -89,9 +89,76 @@ def translate(
         "refused": refused,
         "faces": work.faces,
         "advice": work.advice,
-        "notes": notes,
+        "notes": translator.notes,
         "read_as": dict(sorted(work.groups.items())),
     }
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One face of a photo as a style sees it.
+
+    advice: sentences about what will spoil its drawing (`fewtoon.faces.coach`), mostly none
+    """
+
+    cutout: Cutout
+    advice: list[str]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The drawing of a face: (S, S, 3) uint8, and the group that it was read as; None where nothing was read."""
+
+    pixels: np.ndarray
+    read_as: str | None
+
+
+class Translator:
+    """A style with all that it needs to draw photos open: what finds, cuts and whitens faces.
+
+    `look` may be called from several threads at once. framing, find, matte: as in `translate`. `notes` says what is
+    worth a sentence about them. Raises Problem for what is not known or does not open.
+    """
+
+    def __init__(
+        self,
+        style: Style,
+        *,
+        framing: str | None = None,
+        find: Sequence[str] | str = (),
+        matte: str | None = None,
+    ) -> None:
+        self.style = style
+        self.cutter, self.notes = style.cutter(framing, find, matte)
+
+    def look(self, picture: np.ndarray, name: str = "photo", *, only_largest: bool = False) -> list[Seen]:
+        """The faces of an (H, W, 3) uint8 photo from left to right; of "as-is" the whole of it.
+
+        Raises BadPicture, with `name` and what to do, when there is nothing to draw in it.
+        """
+        faces = sorted(self.cutter.find(picture), key=lambda face: face.centre)
+        if self.cutter.kind != "as-is" and not faces:
+            raise images.BadPicture(name, coach.no_face(picture))
+        if only_largest and faces:
+            faces = [max(faces, key=lambda face: face.area)]
+        cutouts = self.cutter.cut(picture, faces)
+        return [Seen(cutout, coach.advice(picture, cutout, self.style.size)) for cutout in cutouts]
+
+    def draw(self, faces: Sequence[Seen], group: str | None = None) -> list[Drawn]:
+        """Draw faces, of one photo or of several: a drawing does not depend on its neighbours.
+
+        group: as in `translate`. Raises Problem for an unknown one.
+        """
+        if not faces:
+            return []
+        self.style.check_group(group)
+        tensor = styles.to_tensor(np.stack([face.cutout.pixels for face in faces]))
+        read = self.style.guess(tensor) if self.style.groups and group in (None, styles.AUTO) else None
+        drawings = styles.to_pixels(self.style.translate(tensor, read or group))
+        names: Sequence[str | None] = read or [None] * len(faces)
+        return [
+            Drawn(whitened(face.cutout, pixels), name) for face, pixels, name in zip(faces, drawings, names)
+        ]
 
 
 def _person_matte(cutter: Cutter) -> Matte | None:
@@ -160,9 +227,8 @@ class _Photo:
     target: str
     file: images.Found
     whole: np.ndarray | None  # (H, W, 3), kept for pasting
-    cutouts: list[Cutout]
-    persons: list[np.ndarray | None]  # for each cutout (S, S) uint8: where its drawing may stand in `whole`
-    advice: list[list[str]]  # for each cutout
+    faces: list[Seen]
+    persons: list[np.ndarray | None]  # for each face (S, S) uint8: where its drawing may stand in `whole`
 
 
 Reading = tuple[images.Found, "Future[_Photo]"]
@@ -172,9 +238,8 @@ Reading = tuple[images.Found, "Future[_Photo]"]
 class _Work:
     """One call of `translate`."""
 
-    style: Style
+    translator: Translator
     group: str | None
-    cutter: Cutter
     folder: Path
     side_by_side: bool
     paste: bool
@@ -190,16 +255,10 @@ class _Work:
 
     def read(self, target: str, file: images.Found) -> _Photo:
         """Raises BadPicture when there is nothing in the photo to draw."""
-        picture = images.read(file.path, draft=self.cutter.draft)
-        faces = sorted(self.cutter.find(picture), key=lambda face: face.centre)  # from left to right
-        if self.cutter.kind != "as-is" and not faces:
-            raise images.BadPicture(file.name, coach.no_face(picture))
-        if self.only_largest and faces:
-            faces = [max(faces, key=lambda face: face.area)]
-        cutouts = self.cutter.cut(picture, faces)
-        advice = [coach.advice(picture, cutout, self.style.size) for cutout in cutouts]
-        persons = [self._where(cutout) for cutout in cutouts]
-        return _Photo(target, file, picture if self.paste else None, cutouts, persons, advice)
+        picture = images.read(file.path, draft=self.translator.cutter.draft)
+        faces = self.translator.look(picture, file.name, only_largest=self.only_largest)
+        persons = [self._where(face.cutout) for face in faces]
+        return _Photo(target, file, picture if self.paste else None, faces, persons)
 
     def _where(self, cutout: Cutout) -> np.ndarray | None:
         """Where the drawing of a cutout may stand in its photo."""
@@ -215,16 +274,11 @@ class _Work:
                 photos.append(reading.result())
             except images.BadPicture as error:
                 self.refused.append({"file": images.printable(file.path), "reason": error.reason})
-        pixels = [cutout.pixels for photo in photos for cutout in photo.cutouts]
-        if not pixels:
-            return
-        tensor = styles.to_tensor(np.stack(pixels))
-        read = self.style.guess(tensor) if self.style.groups and self.group in (None, styles.AUTO) else None
-        self.groups.update(read or ())
-        drawings = iter(styles.to_pixels(self.style.translate(tensor, read or self.group)))
+        drawings = self.translator.draw([face for photo in photos for face in photo.faces], self.group)
+        self.groups.update(one.read_as for one in drawings if one.read_as is not None)
+        ahead = iter(drawings)
         for photo in photos:
-            own = [whitened(cutout, next(drawings)) for cutout in photo.cutouts]
-            self._keep(photo, own, pool)
+            self._keep(photo, [next(ahead).pixels for _ in photo.faces], pool)
         while self.saving and self.saving[0].done():  # a full disk is told at once
             self.saving.pop(0).result()
 
@@ -235,20 +289,21 @@ class _Work:
     def _keep(self, photo: _Photo, drawings: list[np.ndarray], pool: ThreadPoolExecutor) -> None:
         names = [photo.target] * len(drawings) if self.paste else self._numbered(photo.target, len(drawings))
         several = self.paste and len(drawings) > 1  # then the name alone does not say which face is meant
-        for number, (cutout, name, advice) in enumerate(zip(photo.cutouts, names, photo.advice), 1):
+        for number, (face, name) in enumerate(zip(photo.faces, names), 1):
             which = f"face {number} of {len(drawings)} from the left: " if several else ""
             source = images.printable(photo.file.path)
-            if cutout.face is not None:
-                box = [round(value, 1) for value in cutout.face.box]
-                roll = round(cutout.face.roll, 1)
+            found = face.cutout.face
+            if found is not None:
+                box = [round(value, 1) for value in found.box]
+                roll = round(found.roll, 1)
                 self.faces.append({"file": source, "drawing": name, "box": box, "roll": roll})
-            self.advice += [{"file": source, "drawing": name, "advice": which + one} for one in advice]
+            self.advice += [{"file": source, "drawing": name, "advice": which + one} for one in face.advice]
         if self.paste:
             self.drawn.append(photo.target)
             self.saving.append(pool.submit(self._save_pasted, photo, drawings))
             return
-        for cutout, drawing, name in zip(photo.cutouts, drawings, names):
-            picture = np.concatenate([cutout.pixels, drawing], 1) if self.side_by_side else drawing
+        for face, drawing, name in zip(photo.faces, drawings, names):
+            picture = np.concatenate([face.cutout.pixels, drawing], 1) if self.side_by_side else drawing
             self.drawn.append(name)
             self.saving.append(pool.submit(images.save_png, self.folder / name, picture))
 
@@ -269,9 +324,9 @@ class _Work:
         assert photo.whole is not None
         picture = photo.whole.copy() if self.side_by_side else photo.whole
         # The largest first: it stands in front of nobody.
-        order = sorted(range(len(drawings)), key=lambda i: -_at(photo.cutouts[i]).side)
+        order = sorted(range(len(drawings)), key=lambda i: -_at(photo.faces[i].cutout).side)
         for index in order:
-            cutout = photo.cutouts[index]
+            cutout = photo.faces[index].cutout
             framings.paste(picture, drawings[index], _at(cutout), photo.persons[index])
         if self.side_by_side:
             picture = np.concatenate([photo.whole, picture], 1)

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 ADDRESS = "127.0.0.1"
 NAMES = {"127.0.0.1", "localhost", "::1"}
+NOT_HERE = f"this page is for this machine only: open it as {ADDRESS}, not as {{!r}}"
 MAX_BODY = 1_000_000  # bytes of a request
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'self'",
@@ -54,16 +55,11 @@ class Local:
 
 def refused(method: str, headers: Headers) -> tuple[int, str] | None:
     """The status and the reason why a request is not answered; None where it is."""
-    host = headers.get("host", "")
-    if _name(host) not in NAMES:
-        return 403, f"this page is for this machine only: open it as {ADDRESS}, not as {host[:60]!r}"
+    if not is_local(headers):
+        return 403, NOT_HERE.format(headers.get("host", "")[:60])
     if method in ("GET", "HEAD"):
         return None
-    origin = headers.get("origin")
-    if (origin is not None and origin != f"http://{host}") or headers.get("sec-fetch-site", "same-origin") not in (
-        "same-origin",
-        "none",
-    ):  # fmt: skip
+    if foreign(headers):
         return 403, "another page asked for this: only our own may"
     if headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
         return 415, "the content type must be application/json"
@@ -71,6 +67,18 @@ def refused(method: str, headers: Headers) -> tuple[int, str] | None:
     if not length.isdecimal() or int(length) > MAX_BODY:
         return 413, f"the request is larger than {MAX_BODY} bytes"
     return None
+
+
+def is_local(headers: Headers) -> bool:
+    """Whether a request names this machine by a name of its own."""
+    return _name(headers.get("host", "")) in NAMES
+
+
+def foreign(headers: Headers) -> bool:
+    """Whether a browser says that a page of somebody else asks."""
+    origin, host = headers.get("origin"), headers.get("host", "")
+    site = headers.get("sec-fetch-site", "same-origin")
+    return (origin is not None and origin != f"http://{host}") or site not in ("same-origin", "none")
 
 
 def _name(host: str) -> str | None:

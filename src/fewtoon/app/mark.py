@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import re
-import socket
 import threading
 import webbrowser
 from collections.abc import Sequence
@@ -18,7 +16,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -30,6 +27,7 @@ from starlette.routing import Route
 from fewtoon.app.desk import Conflict, Desk, entry_of, marks_of, outside, proposal_of, version_of
 from fewtoon.app.local import ADDRESS, HEADERS, Local, json_of
 from fewtoon.app.proposals import Learn, Proposals
+from fewtoon.app.server import listening, server_of
 from fewtoon.app.tiles import Tiles, stamp
 from fewtoon.data.marks import NAME, Mark, Marks
 from fewtoon.errors import Problem
@@ -283,24 +281,3 @@ def serve(
     done = desk.finished()
     faces = sum(map(len, done.values()))
     print(f"{len(done)} of {len(desk.found)} pictures are done, {faces} faces in {printable(desk.table)}")
-
-
-def server_of(app: Starlette) -> uvicorn.Server:
-    """A quiet server that ends soon after it was asked to."""
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, lifespan="off", ws="none",
-        proxy_headers=False, server_header=False, timeout_graceful_shutdown=3,
-    )  # fmt: skip
-    return uvicorn.Server(config)
-
-
-def listening(port: int) -> socket.socket:
-    """A socket on the loopback address. Raises Problem when the port is taken or not allowed."""
-    if not 0 <= port <= 65535:
-        raise Problem(f"there is no port {port}: choose one from 1024 to 65535, or 0 for any that is free")
-    try:
-        return socket.create_server((ADDRESS, port))
-    except OSError as error:
-        raise Problem(
-            f"port {port} cannot be used ({os.strerror(error.errno or 0)}): choose another, or 0 for any that is free"
-        ) from None

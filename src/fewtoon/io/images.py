@@ -72,18 +72,19 @@ class Refused:
 # Reading
 
 
-def read(path: str | Path | IO[bytes], *, draft: int | None = None) -> np.ndarray:
+def read(path: str | Path | IO[bytes], *, draft: int | None = None, most: int = MAX_PIXELS) -> np.ndarray:
     """One picture as (H, W, 3) uint8 RGB (sRGB), upright; of an animation the first frame.
 
     path: a file's name, or an open binary file that can seek (read from its beginning).
     draft: the sides that the caller needs, in pixels. A JPEG of at least twice that is then decoded at
         1/2, 1/4 or 1/8 (scaled inverse DCT, much cheaper for large photos), never smaller than `draft`.
         The scaled DCT is no better than a box filter: ask for twice the final size and resize the rest.
+    most: pixels that its header may promise.
     Raises BadPicture for everything that can be wrong with a file.
     """
     if isinstance(path, (str, Path)):
-        return _decode(io.BytesIO(read_bytes(path)), printable(path), draft)
-    return _decode(path, printable(str(getattr(path, "name", "") or "picture")), draft)
+        return _decode(io.BytesIO(read_bytes(path)), printable(path), draft, most)
+    return _decode(path, printable(str(getattr(path, "name", "") or "picture")), draft, most)
 
 
 def read_bytes(path: str | Path) -> bytes:
@@ -117,7 +118,7 @@ def is_square(path: str | Path) -> bool:
         return True
 
 
-def _decode(file: IO[bytes], name: str, draft: int | None) -> np.ndarray:
+def _decode(file: IO[bytes], name: str, draft: int | None, most: int) -> np.ndarray:
     """The picture in an open file. Pillow's decoders raise many kinds of exception on damaged files
     (OSError, SyntaxError, ValueError, struct.error, IndexError, ...): all of them are the file's fault."""
     try:
@@ -126,7 +127,7 @@ def _decode(file: IO[bytes], name: str, draft: int | None) -> np.ndarray:
             raise BadPicture(name, "the file is empty (0 bytes)")
         file.seek(0)
         with Image.open(file, formats=FORMATS) as image:
-            _check_size(image, name)
+            _check_size(image, name, most)
             if draft is not None and image.format in ("JPEG", "MPO"):
                 image.draft(None, (draft, draft))
             image.load()
@@ -145,12 +146,12 @@ def _decode(file: IO[bytes], name: str, draft: int | None) -> np.ndarray:
         raise BadPicture(name, f"it is damaged or cut short ({_words(error)})") from None
 
 
-def _check_size(image: Image.Image, name: str) -> None:
+def _check_size(image: Image.Image, name: str, most: int) -> None:
     width, height = image.size
-    if width * height > MAX_PIXELS:
+    if width * height > most:
         raise BadPicture(
             name,
-            f"its header promises {width} x {height} pixels, more than {MAX_PIXELS // 10**6} million",
+            f"its header promises {width} x {height} pixels, more than {most // 10**6} million",
         )
     if min(width, height) < MIN_SIDE:
         raise BadPicture(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-STYLE = """
+COLOURS = """
 :root {
   color-scheme: light dark;
   --paper: #fbfaf8; --card: #ffffff; --ink: #1d1c1a; --soft: #6b6860; --line: #e4e0d8;
@@ -16,6 +16,8 @@ STYLE = """
     --accent: #e8836a; --accent-soft: #77392b; --mark: #7d776b; --warn: #2b2517; --warn-line: #5a4b24;
   }
 }
+"""
+_BASE = """
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body {
@@ -24,6 +26,10 @@ body {
   font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif;
   font-variant-numeric: tabular-nums; overflow-wrap: break-word;
 }
+@media (max-width: 34rem) { body { padding-top: 1.5rem; } }
+"""
+# Everything but the frame: for pages with a frame of their own.
+PIECES = """
 h1, h2, .card b { font-family: ui-serif, Georgia, "Times New Roman", serif; font-weight: 600;
   line-height: 1.25; }
 h1 { font-size: clamp(1.5rem, 4.5vw, 2.3rem); margin: .3rem 0 .8rem; letter-spacing: -.01em;
@@ -76,7 +82,6 @@ dd { margin: 0; overflow-wrap: anywhere; }
 svg { display: block; width: 100%; height: auto; }
 svg text { fill: var(--soft); font-size: 11px; }
 @media (max-width: 34rem) {
-  body { padding-top: 1.5rem; }
   .cards { grid-template-columns: 1fr 1fr; }
   .card b { font-size: 1.4rem; }
   .pairs { grid-template-columns: 1fr 1fr; }
@@ -85,6 +90,7 @@ svg text { fill: var(--soft); font-size: 11px; }
   dd { margin-bottom: .6rem; }
 }
 """
+STYLE = COLOURS + _BASE + PIECES
 
 
 def page(title: str, body: str) -> str:

@@ -1,0 +1,40 @@
+"""The HTTP server under the local pages."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from fewtoon.app.local import ADDRESS
+from fewtoon.errors import Problem
+
+CONNECTIONS = 256  # open at once; more are told to come again
+
+
+def server_of(app: ASGIApp, **options: Any) -> uvicorn.Server:
+    """A quiet server that ends soon after it was asked to. options: of uvicorn.Config."""
+    settings: dict[str, Any] = {
+        "log_level": "warning", "access_log": False, "lifespan": "off", "ws": "none",
+        "proxy_headers": False, "server_header": False, "timeout_graceful_shutdown": 3,
+    }  # fmt: skip
+    return uvicorn.Server(uvicorn.Config(app, **{**settings, **options}))
+
+
+def listening(port: int, host: str = ADDRESS) -> socket.socket:
+    """A listening socket. Raises Problem when the port is taken or not allowed, or the host is not ours."""
+    if not 0 <= port <= 65535:
+        raise Problem(f"there is no port {port}: choose one from 1024 to 65535, or 0 for any that is free")
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except socket.gaierror:
+        raise Problem(f"host {host!r} is no address of this machine: take {ADDRESS}, or 0.0.0.0") from None
+    except OSError as error:
+        raise Problem(
+            f"port {port} cannot be used on {host} ({os.strerror(error.errno or 0)}): choose another, or 0 for any "
+            "that is free"
+        ) from None

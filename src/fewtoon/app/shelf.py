@@ -1,0 +1,209 @@
+"""What the studio was given on the command line, under a name each. A client names things by these names alone.
+
+style      a Style file
+run        a folder of a training; its best Style draws, too
+study      a folder of `fewtoon study`: each of its runs, and its page
+pack       a prepared folder: its doctor's page
+page       an HTML page that fewtoon wrote, or a folder that holds some
+directions a file of `fewtoon explore directions`
+pictures   a folder of pictures: to be marked
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from fewtoon import style as styles
+from fewtoon.app.tiles import stamp
+from fewtoon.draw import Translator
+from fewtoon.errors import Problem, nearest
+from fewtoon.io.files import printable
+from fewtoon.latent.named import ENDING
+from fewtoon.run import Run
+from fewtoon.style import Style
+
+Kind = Literal["style", "run", "pack", "page", "directions", "pictures"]
+OPEN = 4  # Styles that are kept in memory at once
+
+
+@dataclass
+class _Open:
+    """A Style in memory."""
+
+    stamp: str  # of its file when it was read
+    style: Style
+    translator: Translator | None = None  # when somebody first sends a photo
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One thing on the shelf. `name` is unique among those of its kind."""
+
+    kind: Kind
+    name: str
+    path: Path
+
+
+class Shelf:
+    """All that a page may show or draw with.
+
+    Raises Problem for a path that does not exist, or that is nothing the studio knows.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str | Path] = (),
+        *,
+        device: str | None = None,
+        precision: Literal["fp32", "bf16"] = "fp32",
+        save: str | Path | None = None,
+        keep: int = OPEN,
+    ) -> None:
+        """save: the only folder that the studio writes Styles and pictures into; None: it saves nothing.
+        keep: Styles in memory at once, the ones used last."""
+        self.device, self.precision, self.keep = device, precision, keep
+        self.folder = Path(save) if save is not None else None
+        self._things: dict[Kind, dict[str, Thing]] = {kind: {} for kind in get_args(Kind)}
+        self._open: OrderedDict[str, _Open] = OrderedDict()  # by name, the one used last at the end
+        self._lock = threading.Lock()
+        for path in paths:
+            self.add(path)
+
+    # --- what there is -----------------------------------------------------------------------------------
+
+    def add(self, path: str | Path) -> list[Thing]:
+        """Put what lies at a path on the shelf; several things for a study."""
+        path = Path(path)
+        if not path.exists():
+            raise Problem(
+                f"{printable(path)!r} does not exist: name styles, runs, studies, packs, pages, or "
+                "folders of pictures"
+            )
+        return [self._put(kind, found) for kind, found in _recognised(path)]
+
+    def _put(self, kind: Kind, path: Path) -> Thing:
+        taken = self._things[kind]
+        for thing in taken.values():
+            if thing.path.resolve() == path.resolve():
+                return thing
+        stem = path.name.removesuffix(ENDING) if kind == "directions" else path.stem
+        if path.is_dir():
+            stem = path.resolve().name
+        if kind == "page" and path.parent.name == "report":
+            stem = path.parent.resolve().parent.name
+        name, number = printable(stem), 2
+        while name in taken:
+            name, number = f"{printable(stem)} ({number})", number + 1
+        taken[name] = thing = Thing(kind, name, path)
+        return thing
+
+    def names(self, kind: Kind) -> list[str]:
+        """Names of one kind, in the order in which they were given. Runs that have a best Style by now are
+        among the names of "style"."""
+        if kind == "style":
+            runs = [name for name, run in self._things["run"].items() if Run(run.path).best.is_file()]
+            return [*self._things["style"], *(name for name in runs if name not in self._things["style"])]
+        return list(self._things[kind])
+
+    def path(self, kind: Kind, name: str) -> Path:
+        """Where a thing lies; of a run that is named as a style, its best Style. Raises Problem for a name that
+        is not on the shelf."""
+        thing = self._things[kind].get(name)
+        if thing is None and kind == "style" and name in self.names("style"):
+            return Run(self._things["run"][name].path).best
+        if thing is None:
+            names = self.names(kind)
+            known = nearest(name, names) if names else "there is none"
+            raise Problem(f"no {kind} {printable(name)!r} here: {known}")
+        return thing.path
+
+    # --- Styles, ready to draw ---------------------------------------------------------------------------
+
+    def style(self, name: str) -> Style:
+        """A Style by its name, read when it is first asked for, and again when its file has changed.
+
+        Raises Problem for a name that is not on the shelf, and as `fewtoon.load` does.
+        """
+        with self._lock:
+            return self._opened(name).style
+
+    def translator(self, name: str) -> Translator:
+        """A Style by its name with what finds and cuts faces for it. Raises Problem as `style` does, and for one that
+        draws no photos."""
+        with self._lock:
+            found = self._opened(name)
+            if found.style.method.generates:
+                raise Problem(f"{printable(name)!r} draws random numbers, not photos: see the tab Explore")
+            if found.translator is None:
+                found.translator = Translator(found.style)
+            return found.translator
+
+    def _opened(self, name: str) -> _Open:
+        path = self.path("style", name)
+        now = stamp(path)
+        found = self._open.get(name)
+        if found is None or found.stamp != now:
+            self._open.pop(name, None)
+            while len(self._open) >= self.keep:
+                self._open.popitem(last=False)
+            found = self._open[name] = _Open(now, styles.load(path, self.device, self.precision))
+        self._open.move_to_end(name)
+        return found
+
+    def headers(self) -> dict[str, dict[str, Any]]:
+        """What the files of all Styles say of themselves, without their weights; a damaged one is left out."""
+        found = {}
+        for name in self.names("style"):
+            with suppress(Problem):
+                found[name] = styles.read_header(self.path("style", name))
+        return found
+
+    def saving(self, name: str, suffix: str) -> Path:
+        """The file that something may be saved as, in the one folder for that, which is made.
+
+        name: of letters, digits, spaces, "-", "_" and "." between them. Raises Problem for another, for one that
+        is taken, and where the studio saves nothing.
+        """
+        if self.folder is None:
+            raise Problem("this studio saves nothing: start it with --save FOLDER")
+        fine = name and len(name) <= 80 and name[0].isalnum() and name[-1].isalnum()
+        if not fine or not all(letter.isalnum() or letter in " -_." for letter in name) or ".." in name:
+            raise Problem(f"the name {printable(name)[:80]!r}: use letters, digits, spaces, '-' and '_'")
+        path = self.folder / f"{name}{suffix}"
+        if path.exists():
+            raise Problem(f"there is a {path.name!r} already: choose another name")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            told = printable(self.folder)
+            raise Problem(f"cannot write into {told!r} ({error.strerror}): choose another --save") from None
+        return path
+
+
+def _recognised(path: Path) -> list[tuple[Kind, Path]]:
+    """What lies at a path that exists. Raises Problem for what the studio does not know."""
+    found: list[tuple[Kind, Path]]
+    if path.is_file():
+        if path.suffix.lower() in (".html", ".htm"):
+            return [("page", path)]
+        if path.name.endswith(ENDING):
+            return [("directions", path)]
+        styles.read_header(path)
+        return [("style", path)]
+    if Run(path).started:
+        found, page = [("run", path)], path / "report" / "report.html"
+    elif (path / "pack.json").is_file():
+        return [("pack", path)]
+    elif (path / "plan.json").is_file():
+        runs = [run for run in sorted((path / "runs").glob("*")) if Run(run).started]
+        found, page = [one for run in runs for one in _recognised(run)], path / "study.html"
+    else:
+        pages = sorted(path.glob("*.html"))
+        return [("page", one) for one in pages] if pages else [("pictures", path)]
+    return [*found, ("page", page)] if page.is_file() else found

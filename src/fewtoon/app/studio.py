@@ -1,0 +1,126 @@
+"""The studio: one local page for the whole road, built on Gradio. `fewtoon serve` opens it.
+
+The page holds no logic: its tabs (`fewtoon.app.tabs`) call the rooms that the command line calls. What may be
+shown is on the shelf (`fewtoon.app.shelf`); who may ask, and for how much, is for the guard (`fewtoon.app.guard`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import threading
+import webbrowser
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+# Before Gradio is imported: it reports to nobody.
+os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1", GRADIO_MCP_SERVER="False")
+
+import gradio as gr
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+import fewtoon
+from fewtoon.app import look
+from fewtoon.app.guard import MAX_UPLOAD, Guard
+from fewtoon.app.local import ADDRESS, NAMES
+from fewtoon.app.server import CONNECTIONS, listening, server_of
+from fewtoon.app.shelf import Shelf
+from fewtoon.app.spool import Spool
+from fewtoon.app.tabs import explore, mark, report, translate, watch
+
+TABS = (translate, explore, mark, watch, report)
+OWN = ("mark", "report")  # first parts of the addresses that tabs serve themselves
+WAITING = 64  # calls in the queue; more are told to come again
+SESSIONS = 200  # pages whose state is remembered
+
+
+def create_app(shelf: Shelf, token: str | None = None) -> ASGIApp:
+    """The whole studio, to be served with its lifespan: files and threads are gone when that ends.
+
+    token: what whoever asks from another machine must bring; None: only this machine may ask.
+    """
+    spool = Spool()
+    os.environ["GRADIO_TEMP_DIR"] = str(spool.folder)  # where Gradio puts what is sent
+    routes = [route for tab in TABS for route in getattr(tab, "routes", lambda shelf: [])(shelf)]
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        spool.start()
+        try:
+            yield
+        finally:
+            for tab in TABS:
+                getattr(tab, "close", lambda: None)()
+            spool.close()
+
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app.router.routes += [Route("/health", _health(shelf)), *routes]
+    page = _page(shelf)
+    page.state_session_capacity = SESSIONS
+    page.queue(max_size=WAITING, default_concurrency_limit=2)
+    styled = "".join(getattr(tab, "CSS", "") for tab in TABS)
+    gr.mount_gradio_app(
+        app, page, "/", theme=look.theme(), head=f"{look.HEAD}<style>{styled}</style>", footer_links=[],
+        max_file_size=MAX_UPLOAD, run_history=False, enable_monitoring=False, mcp_server=False, ssr_mode=False,
+        pwa=False, allowed_paths=[], show_error=True,
+    )  # fmt: skip
+    return Guard(app, spool, OWN, token)
+
+
+def _page(shelf: Shelf) -> gr.Blocks:
+    with gr.Blocks(title="fewtoon", analytics_enabled=False) as page:
+        gr.HTML(look.sheet("<h1>fewtoon</h1>"))
+        with gr.Tabs():
+            for tab in TABS:
+                with gr.Tab(tab.TITLE, id=tab.TITLE.lower()):
+                    tab.build(shelf)
+    return page
+
+
+def _health(shelf: Shelf) -> Any:
+    def health(request: Request) -> Response:
+        return JSONResponse({"status": "ok", "fewtoon": fewtoon.__version__, "styles": len(shelf.names("style"))})
+
+    return health
+
+
+def serve(
+    paths: Sequence[str | Path] = (),
+    *,
+    host: str = ADDRESS,
+    port: int = 7860,
+    save: str | Path | None = None,
+    device: str | None = None,
+    precision: Any = "fp32",
+    open_browser: bool = True,
+) -> None:
+    """Serve the studio until Ctrl-C.
+
+    paths: what is put on the shelf. host: where to listen; beyond loopback a token is made and asked for. port: 0 takes
+    any that is free. save: the only folder that is written into. device, precision: of the Styles.
+    Raises Problem as Shelf does, and when the port is taken.
+    """
+    shelf = Shelf(paths, device=device, precision=precision, save=save)
+    token = None if host in NAMES else secrets.token_urlsafe(24)
+    with listening(port, host) as door:
+        app = create_app(shelf, token)
+        name = ADDRESS if host in ("0.0.0.0", "::", "localhost") else host
+        url = f"http://{f'[{name}]' if ':' in name else name}:{door.getsockname()[1]}/"
+        if token is not None:
+            url += f"?token={token}"
+            print(
+                f"fewtoon: warning: everybody who can reach {host} and has the token can use this studio, over a "
+                "connection that is not encrypted: do this in a network that you trust",
+                flush=True,
+            )
+        print(f"the studio is at {url} (Ctrl-C ends it)", flush=True)
+        if open_browser:
+            threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after it has closed the door
+            server_of(app, lifespan="on", limit_concurrency=CONNECTIONS).run(sockets=[door])

@@ -1,0 +1,253 @@
+"""Translate: a photo, all its faces, in one Style or several side by side."""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+import threading
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from fewtoon import style as styles
+from fewtoon.app import look
+from fewtoon.app.photos import Photos
+from fewtoon.app.shelf import Shelf
+from fewtoon.draw import Drawn, Seen, Translator
+from fewtoon.errors import Problem
+
+TITLE = "Translate"
+SIDE_BY_SIDE = 4  # Styles at once
+SHOWN = 720  # pixels of the longer side of a photo on the page
+AT_ONCE = 2  # photos that are looked at at the same time; the network draws one after the other
+
+CSS = """
+.faces { position: relative; display: inline-block; max-width: 100%; }
+.faces img { display: block; max-width: 100%; max-height: 24rem; border-radius: .35rem; }
+.faces svg { position: absolute; inset: 0; width: 100%; height: 100%; }
+.faces rect { fill: none; stroke: var(--accent); stroke-width: 2; vector-effect: non-scaling-stroke; }
+.faces text { fill: #fff; stroke: #000; stroke-width: .2em; paint-order: stroke; font-weight: 600; }
+.styles { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)); gap: 1rem; }
+.compare { position: relative; --cut: 50%; }
+.compare img { display: block; width: 100%; image-rendering: auto; }
+.compare .before { position: absolute; inset: 0; clip-path: inset(0 calc(100% - var(--cut)) 0 0); }
+.compare::after { content: ""; position: absolute; inset: 0 auto 0 var(--cut); width: 2px; margin-left: -1px;
+  background: #fff; box-shadow: 0 0 3px #0008; pointer-events: none; }
+.compare + input { width: 100%; accent-color: var(--accent); margin: .4rem 0 0; }
+a.save { display: inline-block; margin: .2rem 0; padding: .35rem .8rem; border: 1px solid var(--line);
+  border-radius: .4rem; background: var(--card); text-decoration: none; }
+"""
+
+
+class Photo(gr.Image):
+    """A picture that somebody sends: the path of the file, unopened. Our own door reads it."""
+
+    is_template = True  # Gradio: shown by the widget of the class above
+
+    def preprocess(self, payload: Any) -> str | None:
+        return None if payload is None else payload.path
+
+
+def build(shelf: Shelf) -> None:
+    """The tab, and the function `/translate` of the API."""
+    easel = Easel(shelf)
+    names = shelf.names("style")
+    if not names:
+        gr.HTML(look.note("No Style is here: start with 'fewtoon serve STYLE', a file or the folder of a training."))
+    key = gr.State("")
+    with gr.Row():
+        with gr.Column(scale=2, min_width=280):
+            photo = Photo(
+                type="filepath", sources=["upload", "webcam", "clipboard"], label="Photo", height=240,
+                webcam_options=gr.WebcamOptions(mirror=False), buttons=[],
+            )  # fmt: skip
+            drawers = easel.names()
+            chosen = gr.CheckboxGroup(
+                drawers, value=drawers[:1], label="Styles", info=f"up to {SIDE_BY_SIDE}, side by side"
+            )
+            group = gr.Dropdown(
+                easel.groups(drawers[:1]), value=styles.AUTO, label="Group",
+                info="auto: as the style reads the face", interactive=True,
+            )  # fmt: skip
+        with gr.Column(scale=3, min_width=280):
+            said = gr.HTML(look.sheet('<p class="soft">Choose a photo of a face, drop it, paste it, or take one.</p>'))
+            faces = gr.HTML()
+            drawings = gr.HTML()
+
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
+    busy: dict[str, Any] = {**quiet, "concurrency_id": "draw", "concurrency_limit": AT_ONCE}
+    drawn = {"inputs": [key, chosen, group], "outputs": [said, faces, drawings]}
+    photo.input(easel.take, photo, [key, photo], **quiet).success(easel.show, **drawn, **busy)
+    chosen.input(easel.regroup, [chosen, group], group, **quiet).success(easel.show, **drawn, **busy)
+    group.input(easel.show, **drawn, **busy)
+
+    # The API: what a program asks for, without a page.
+    with gr.Row(visible=False):
+        sent, style_name, group_name = Photo(type="filepath", label="photo"), gr.Textbox(), gr.Textbox(styles.AUTO)
+        files, facts = gr.File(file_count="multiple"), gr.JSON()
+        gr.Button().click(
+            easel.translate, [sent, style_name, group_name], [files, facts], api_name="translate",
+            api_description="Draw every face of a photo, from left to right. style: a name, empty for the first; "
+            "group: one of the style's, or 'auto'. Returns PNG files and facts: faces, advice, read_as.",
+            concurrency_id="draw", concurrency_limit=AT_ONCE,
+        )  # fmt: skip
+        gr.Button().click(
+            easel.told, None, gr.JSON(), api_name="styles", api_description="The styles that draw photos."
+        )
+
+
+class Easel:
+    """What the widgets of this tab do."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self.shelf, self.photos = shelf, Photos()
+        self._pen = threading.Lock()  # two drawings at once would only get into each other's way
+
+    # --- what there is to choose from ---------------------------------------------------------------------
+
+    def headers(self) -> dict[str, dict[str, Any]]:
+        """Of the Styles that draw photos."""
+        from fewtoon import methods
+
+        found = self.shelf.headers()
+        return {name: header for name, header in found.items() if not methods.find(header["method"]).generates}
+
+    def names(self) -> list[str]:
+        return list(self.headers())
+
+    def told(self) -> dict[str, Any]:
+        """Name -> {"size", "groups"} of every Style that draws photos."""
+        return {name: {"size": own["size"], "groups": own["groups"]} for name, own in self.headers().items()}
+
+    def groups(self, names: Sequence[str]) -> list[str]:
+        """What "Group" offers for some Styles: "auto", and the groups that any of them has."""
+        headers = self.headers()
+        own = (group for name in names if name in headers for group in headers[name]["groups"])
+        return [styles.AUTO, *dict.fromkeys(own)]
+
+    @look.told
+    def regroup(self, names: list[str], group: str) -> Any:
+        """The choices of "Group" after other Styles were chosen."""
+        choices = self.groups(names)
+        return gr.update(choices=choices, value=group if group in choices else styles.AUTO)
+
+    # --- drawing ------------------------------------------------------------------------------------------
+
+    @look.told
+    def take(self, path: str | None) -> tuple[str, None]:
+        """A photo was chosen: its key, and an empty place for the next one."""
+        if path is None:
+            raise Problem("no photo came: choose one")
+        return self.photos.take(path), None
+
+    @look.told
+    def show(self, key: str, names: list[str], group: str) -> tuple[str, str, str]:
+        """HTML of the sentences, of the photo with its faces numbered, and of the drawings."""
+        if not key:
+            return look.sheet('<p class="soft">Choose a photo first.</p>'), "", ""
+        if not names:
+            return look.note("Choose a Style to draw with."), "", ""
+        names = names[:SIDE_BY_SIDE]
+        seen: list[Seen] = []
+        columns: list[list[tuple[str, Seen, Drawn]]] = []
+        for name in names:
+            translator = self.shelf.translator(name)
+            picture = self.photos.get(key, translator.cutter.draft)
+            faces = translator.look(picture)
+            own = group if group in translator.style.groups else None
+            columns.append([(name, face, one) for face, one in zip(faces, self._draw(translator, faces, own))])
+            seen = seen or faces
+        advice = dict.fromkeys(
+            f"face {number}: {one}" if len(seen) > 1 else one
+            for number, face in enumerate(seen, 1)
+            for one in face.advice
+        )
+        photo = _with_boxes(self.photos.get(key), seen) if seen and seen[0].cutout.face else ""
+        return "".join(map(look.note, advice)), photo, _gallery(columns)
+
+    def _draw(self, translator: Translator, faces: list[Seen], group: str | None) -> list[Drawn]:
+        with self._pen:
+            return translator.draw(faces, group)
+
+    @look.told
+    def translate(self, path: str | None, name: str, group: str) -> tuple[list[str], dict[str, Any]]:
+        """The API: files, the bytes of which are those of `fewtoon translate`, and facts."""
+        if path is None:
+            raise Problem("no photo came: send one with handle_file")
+        data = self.photos.bytes_of(path)
+        names = self.names()
+        translator = self.shelf.translator(name or (names[0] if names else ""))
+        translator.style.check_group(group or None)
+        faces = translator.look(self.photos.decoded(data, translator.cutter.draft))
+        drawn = self._draw(translator, faces, group or None)
+        folder = Path(tempfile.mkdtemp(dir=gr.utils.get_upload_folder()))
+        files = []
+        for number, one in enumerate(drawn, 1):
+            file = folder / f"drawing-{number}.png"
+            file.write_bytes(look.png(one.pixels))
+            files.append(str(file))
+        found = [face.cutout.face for face in faces]
+        return files, {
+            "faces": [None if face is None else [round(side, 1) for side in face.box] for face in found],
+            "advice": [face.advice for face in faces],
+            "read_as": [one.read_as for one in drawn],
+        }
+
+
+# --- HTML ---------------------------------------------------------------------------------------------------
+
+
+def _with_boxes(picture: np.ndarray, faces: Sequence[Seen]) -> str:
+    """The photo with a numbered box around each face."""
+    height, width = picture.shape[:2]
+    small = Image.fromarray(picture)
+    small.thumbnail((SHOWN, SHOWN), Image.Resampling.BILINEAR)
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=85)
+    marks = []
+    for number, seen in enumerate(faces, 1):
+        assert seen.cutout.face is not None
+        left, top, right, bottom = seen.cutout.face.box
+        marks.append(
+            f'<rect x="{left:.0f}" y="{top:.0f}" width="{right - left:.0f}" height="{bottom - top:.0f}"/>'
+            f'<text x="{left:.0f}" y="{top:.0f}" font-size="{max(height, width) / 22:.0f}">{number}</text>'
+        )
+    count = f"{len(faces)} face{'s' if len(faces) > 1 else ''} found"
+    return look.sheet(
+        f'<div class="faces"><img src="{look.address(file.getvalue(), "image/jpeg")}" alt="the photo, {count}">'
+        f'<svg viewBox="0 0 {width} {height}" aria-hidden="true">{"".join(marks)}</svg></div>'
+        f'<p class="over">{count}</p>'
+    )
+
+
+def _gallery(columns: Sequence[Sequence[tuple[str, Seen, Drawn]]]) -> str:
+    """For each face a row, in it for each Style the drawing over the photo, with a slider between them."""
+    rows = []
+    most = max(map(len, columns))
+    for number in range(most):
+        cells = [_compare(*column[number], number + 1, most) for column in columns if number < len(column)]
+        title = f"<h3>Face {number + 1}</h3>" if most > 1 else ""
+        rows.append(f'{title}<div class="styles">{"".join(cells)}</div>')
+    return look.sheet("".join(rows))
+
+
+def _compare(name: str, seen: Seen, drawn: Drawn, number: int, of: int) -> str:
+    data = look.png(drawn.pixels)
+    which = f" of face {number}" if of > 1 else ""
+    read = f", read as {drawn.read_as}" if drawn.read_as else ""
+    slide = "this.previousElementSibling.style.setProperty('--cut', this.value + '%')"
+    file = f"{name}-{number}.png" if of > 1 else f"{name}.png"
+    return (
+        f'<figure><div class="compare"><img src="{look.address(data)}" alt="drawing{which} by {escape(name)}">'
+        f'<img class="before" src="{look.address(look.png(seen.cutout.pixels))}" alt="photo{which}"></div>'
+        f'<input type="range" min="0" max="100" value="50" aria-label="before and after{which}, {escape(name)}" '
+        f"oninput={json.dumps(slide)}>"
+        f"<figcaption>{escape(name + read)}</figcaption>"
+        f"{look.download(data, file, 'Download')}</figure>"
+    )

@@ -1,0 +1,11 @@
+from __future__ import annotations
+
+import gradio as gr
+
+from fewtoon.app.shelf import Shelf
+
+TITLE = "Watch"
+
+
+def build(shelf: Shelf) -> None:
+    gr.HTML("<p>Watch</p>")

@@ -1,0 +1,79 @@
+"""The studio, served in a thread, and somebody in front of it in a real browser: what several test files ask for."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fewtoon.app.server import listening, server_of
+from fewtoon.app.shelf import Shelf
+from fewtoon.app.studio import create_app
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs a browser named chromium on the PATH")
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"),
+    *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),  # a webcam
+]
+
+
+@contextlib.contextmanager
+def studio(paths: Sequence[str | Path], **options: Any) -> Iterator[str]:
+    """Its address, with a "/" at the end. options: of the shelf."""
+    app = create_app(Shelf(paths, **{"device": "cpu", **options}))
+    with listening(0) as door:
+        server = server_of(app, lifespan="on")
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [door]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{door.getsockname()[1]}/"
+        finally:
+            server.should_exit = True
+            thread.join(timeout=20)
+            assert not thread.is_alive()
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Any]:
+    """A browser."""
+    from playwright import sync_api
+
+    with sync_api.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+class Visitor:
+    """Somebody in front of the studio. Nothing is asked of any other machine, and no script fails."""
+
+    def __init__(self, browser: Any, url: str, width: int = 1100, height: int = 900, **options: Any) -> None:
+        self.url = url
+        self.context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(60_000)  # of milliseconds: a busy machine is slow
+        self.asked: list[str] = []
+        self.errors: list[str] = []
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", self._console)
+        self.page.goto(url)
+
+    def _console(self, message: Any) -> None:
+        if message.type == "error":
+            self.errors.append(message.text)
+
+    def tab(self, title: str) -> None:
+        self.page.get_by_role("tab", name=title).click()
+
+    def leave(self) -> None:
+        elsewhere = [url for url in self.asked if not url.startswith(("data:", "blob:", self.url))]
+        assert not elsewhere
+        assert not self.errors
+        self.context.close()
