@@ -67,7 +67,7 @@ class Visitor:
 
     def _console(self, message: Any) -> None:
         if message.type == "error":
-            self.errors.append(message.text)
+            self.errors.append(f"{message.text} ({message.location.get('url')})")
 
     def tab(self, title: str) -> None:
         self.page.get_by_role("tab", name=title).click()

@@ -21,7 +21,7 @@ from fewtoon.data.pack import Pack
 
 SIZE = 16
 VERBS = (
-    *("prepare", "train", "translate", "evaluate", "import", "inspect", "mark", "suggest", "models"),
+    *("prepare", "train", "translate", "evaluate", "import", "inspect", "mark", "serve", "suggest", "models"),
     *("export", "explore", "study", "world", "demo"),
 )
 

@@ -247,6 +247,35 @@ def parser(run: Mapping[str, Callable[[argparse.Namespace], int]]) -> Parser:
     p.add_argument("--no-browser", action="store_true", help="print the address and open nothing")
 
     p = verb(
+        "serve",
+        "the studio: one local web page for the whole road",
+        "fewtoon serve runs/first packs/drawings my/drawings",
+    )
+    p.add_argument(
+        "paths",
+        nargs="*",
+        metavar="STYLE|RUN|...",
+        help="styles, runs and studies; packs and HTML reports to be shown; files of directions; folders of pictures "
+        "to be marked",
+    )
+    p.add_argument("--port", type=int, default=7860, help="0: a free one (default 7860)")
+    p.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="where to listen; beyond this machine (0.0.0.0) a token is asked for (default 127.0.0.1)",
+    )
+    p.add_argument(
+        "--save",
+        default="studio",
+        metavar="DIR",
+        help="the one folder that styles and pictures are saved into (default studio)",
+    )
+    p.add_argument("--clip", metavar="FILE", help="weights of CLIP, for editing by text")
+    p.add_argument("--device", help="cpu, cuda ...; default: the best there is")
+    p.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of the networks that draw")
+    p.add_argument("--no-browser", action="store_true", help="print the address and open nothing")
+
+    p = verb(
         "suggest",
         "learn the groups from the labelled part of a pack and propose them for the rest",
         "fewtoon suggest packs/drawings --out groups.csv --accept 0.95",

@@ -296,6 +296,22 @@ def mark(args: argparse.Namespace) -> int:
     return 0
 
 
+def serve(args: argparse.Namespace) -> int:
+    from fewtoon.app.studio import serve
+
+    serve(
+        args.paths,
+        host=args.host,
+        port=args.port,
+        save=args.save,
+        clip=args.clip,
+        device=args.device,
+        precision=args.precision,
+        open_browser=not args.no_browser,
+    )
+    return 0
+
+
 def suggest(args: argparse.Namespace) -> int:
     from fewtoon.data.pack import Pack
     from fewtoon.data.suggest import suggest
@@ -375,6 +391,7 @@ VERBS = {
     "export": export,
     "inspect": inspect,
     "mark": mark,
+    "serve": serve,
     "suggest": suggest,
     "models": models,
     "world": world,

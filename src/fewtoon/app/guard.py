@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse, RedirectResponse
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fewtoon.app.local import HEADERS, NOT_HERE, foreign, is_local
@@ -91,7 +91,7 @@ class Guard:
             return None
         if method in ("GET", "HEAD"):
             if path.startswith(_FILE):
-                return None if self.spool.holds(path.removeprefix(_FILE)) else _no(404, "no such file")
+                return self._file(path.removeprefix(_FILE), headers)
             return None if _GET.fullmatch(path) and ".." not in path else _no(404, "there is nothing here")
         if method != "POST" or not (path == _UPLOAD or _POST.fullmatch(path)):
             return _no(404, "there is nothing here")
@@ -105,6 +105,16 @@ class Guard:
         if not length.isdecimal() or int(length) > most:
             return _no(413, f"the request is larger than {most} bytes")
         return None
+
+    def _file(self, path: str, headers: Headers) -> ASGIApp:
+        """A file of the spool, read at once: it may be deleted in the next moment."""
+        data = self.spool.read(path)
+        if data is not None:
+            kind = "image/png" if path.endswith(".png") else "application/octet-stream"
+            return Response(data, media_type=kind, headers={"Cache-Control": "no-store"})
+        if headers.get("sec-fetch-dest") == "image":  # a page wants to show the photo that we have taken already
+            return Response(status_code=204)
+        return _no(404, "no such file")
 
     def _entry(self, scope: Scope, headers: Headers) -> ASGIApp | None:
         """None for whoever brings the token; a cookie for whoever brings it in the address, once."""

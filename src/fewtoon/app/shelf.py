@@ -63,11 +63,16 @@ class Shelf:
         device: str | None = None,
         precision: Literal["fp32", "bf16"] = "fp32",
         save: str | Path | None = None,
+        clip: str | Path | None = None,
         keep: int = OPEN,
     ) -> None:
         """save: the only folder that the studio writes Styles and pictures into; None: it saves nothing.
-        keep: Styles in memory at once, the ones used last."""
+        clip: a file of weights of CLIP, opened when somebody first edits by text. keep: Styles in memory at once, the
+        ones used last."""
+        if clip is not None and not Path(clip).is_file():
+            raise Problem(f"clip {printable(clip)!r} does not exist: name a file of weights, or leave it out")
         self.device, self.precision, self.keep = device, precision, keep
+        self.clip = Path(clip) if clip is not None else None
         self.folder = Path(save) if save is not None else None
         self._things: dict[Kind, dict[str, Thing]] = {kind: {} for kind in get_args(Kind)}
         self._open: OrderedDict[str, _Open] = OrderedDict()  # by name, the one used last at the end

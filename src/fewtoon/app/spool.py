@@ -54,6 +54,12 @@ class Spool:
             return real.is_file() and self.folder in real.parents
         return False
 
+    def read(self, path: str) -> bytes | None:
+        """What a file in this folder holds; None where there is none, or none any more."""
+        with suppress(OSError):
+            return Path(path).read_bytes() if self.holds(path) else None
+        return None
+
     def close(self) -> None:
         self._ended.set()
         shutil.rmtree(self.folder, ignore_errors=True)

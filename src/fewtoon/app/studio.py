@@ -60,7 +60,11 @@ def create_app(shelf: Shelf, token: str | None = None) -> ASGIApp:
             spool.close()
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
-    app.router.routes += [Route("/health", _health(shelf)), *routes]
+    app.router.routes += [
+        Route("/health", _health(shelf)),
+        Route("/gradio_api/upload_progress", _progress),  # before Gradio's own, which answers 404 to a webcam
+        *routes,
+    ]
     page = _page(shelf)
     page.state_session_capacity = SESSIONS
     page.queue(max_size=WAITING, default_concurrency_limit=2)
@@ -90,12 +94,18 @@ def _health(shelf: Shelf) -> Any:
     return health
 
 
+def _progress(request: Request) -> Response:
+    """How far an upload is: on one machine it is done before anybody could look."""
+    return Response('data: {"msg": "done"}\n\n', media_type="text/event-stream")
+
+
 def serve(
     paths: Sequence[str | Path] = (),
     *,
     host: str = ADDRESS,
     port: int = 7860,
     save: str | Path | None = None,
+    clip: str | Path | None = None,
     device: str | None = None,
     precision: Any = "fp32",
     open_browser: bool = True,
@@ -103,10 +113,10 @@ def serve(
     """Serve the studio until Ctrl-C.
 
     paths: what is put on the shelf. host: where to listen; beyond loopback a token is made and asked for. port: 0 takes
-    any that is free. save: the only folder that is written into. device, precision: of the Styles.
+    any that is free. save: the only folder that is written into. clip: a file of weights of CLIP. device, precision: of the Styles.
     Raises Problem as Shelf does, and when the port is taken.
     """
-    shelf = Shelf(paths, device=device, precision=precision, save=save)
+    shelf = Shelf(paths, device=device, precision=precision, save=save, clip=clip)
     token = None if host in NAMES else secrets.token_urlsafe(24)
     with listening(port, host) as door:
         app = create_app(shelf, token)

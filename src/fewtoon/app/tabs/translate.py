@@ -83,7 +83,7 @@ def build(shelf: Shelf) -> None:
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
     busy: dict[str, Any] = {**quiet, "concurrency_id": "draw", "concurrency_limit": AT_ONCE}
     drawn = {"inputs": [key, chosen, group], "outputs": [said, faces, drawings]}
-    photo.input(easel.take, photo, [key, photo], **quiet).success(easel.show, **drawn, **busy)
+    photo.input(easel.take, photo, [key, photo, said], **quiet).then(easel.show, **drawn, **busy)
     chosen.input(easel.regroup, [chosen, group], group, **quiet).success(easel.show, **drawn, **busy)
     group.input(easel.show, **drawn, **busy)
 
@@ -139,21 +139,27 @@ class Easel:
 
     # --- drawing ------------------------------------------------------------------------------------------
 
-    @look.told
-    def take(self, path: str | None) -> tuple[str, None]:
-        """A photo was chosen: its key, and an empty place for the next one."""
-        if path is None:
-            raise Problem("no photo came: choose one")
-        return self.photos.take(path), None
+    def take(self, path: str | None) -> tuple[Any, None, Any]:
+        """A photo was chosen: its key, an empty place for the next one, and what is wrong with it."""
+        if path is None:  # the webcam was opened, for instance
+            return gr.skip(), None, gr.skip()
+        try:
+            return self.photos.take(path), None, gr.skip()
+        except Problem as problem:
+            return "", None, look.note(str(problem))
 
-    @look.told
-    def show(self, key: str, names: list[str], group: str) -> tuple[str, str, str]:
+    def show(self, key: str, names: list[str], group: str) -> tuple[Any, str, str]:
         """HTML of the sentences, of the photo with its faces numbered, and of the drawings."""
         if not key:
-            return look.sheet('<p class="soft">Choose a photo first.</p>'), "", ""
+            return gr.skip(), "", ""
         if not names:
             return look.note("Choose a Style to draw with."), "", ""
-        names = names[:SIDE_BY_SIDE]
+        try:
+            return self._shown(key, names[:SIDE_BY_SIDE], group)
+        except Problem as problem:
+            return look.note(str(problem)), "", ""
+
+    def _shown(self, key: str, names: list[str], group: str) -> tuple[str, str, str]:
         seen: list[Seen] = []
         columns: list[list[tuple[str, Seen, Drawn]]] = []
         for name in names:

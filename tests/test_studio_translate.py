@@ -1,0 +1,162 @@
+"""The tab Translate, as a person and as a program use it."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+
+import fewtoon
+import translators
+from fewtoon.draw import translate
+from fewtoon.faces import finders, models
+from fewtoon.io.images import save_png
+from scripted import ScriptedFinder, person
+from studios import Visitor, chromium, needs_browser, studio
+
+GROUPS = ("women", "men")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two Styles, one of them with groups, and photos."""
+    top = tmp_path_factory.mktemp("translate")
+    translators.save(top / "ink.safetensors", framing="portrait")
+    translators.save(top / "flat.safetensors", 1, "groups", GROUPS, framing="portrait")
+    wide = np.full((260, 620, 3), (150, 140, 130), np.uint8)
+    for x, side in ((90, 14), (280, 64), (500, 60)):
+        person(wide, x, 130, side)
+    save_png(top / "us.png", wide)
+    small = np.full((200, 200, 3), (150, 140, 130), np.uint8)
+    person(small, 100, 100, 14)
+    save_png(top / "small.png", small)
+    save_png(top / "nobody.png", np.full((200, 200, 3), 150, np.uint8))
+    return top
+
+
+@pytest.fixture(scope="module")
+def url(folder: Path) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finders, "choose", lambda specs, side: ScriptedFinder())
+        patch.setattr(models, "available", lambda: False)
+        with studio([folder / "ink.safetensors", folder / "flat.safetensors"]) as address:
+            yield address
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> Iterator[Client]:
+    client = Client(url, verbose=False)
+    yield client
+    client.close()
+
+
+def sent() -> list[str]:
+    """Files of clients that lie on the disk."""
+    return [name for _, _, names in os.walk(os.environ["GRADIO_TEMP_DIR"]) for name in names]
+
+
+def by_command(folder: Path, style: str, photo: str, out: Path, **options: Any) -> list[bytes]:
+    result = translate(fewtoon.load(folder / style, "cpu"), folder / photo, out, **options)
+    return [(out / name).read_bytes() for name in result["drawn"]]
+
+
+@needs_browser
+def test_a_person_draws(folder: Path, url: str, tmp_path: Path) -> None:
+    with chromium() as browser:
+        visitor = Visitor(browser, url)
+        page = visitor.page
+        page.locator("input[type=file]").first.set_input_files(folder / "us.png")
+        page.locator(".compare").nth(2).wait_for()
+        assert page.locator(".faces rect").count() == 3
+        assert "3 faces found" in page.inner_text(".faces + p")
+        assert "face 1: the face is small" in page.inner_text(".notes >> nth=0")
+        links = page.locator("a.save")
+        assert [links.nth(i).get_attribute("download") for i in range(3)] == [f"ink-{i}.png" for i in (1, 2, 3)]
+        drawn = [base64.b64decode(links.nth(i).get_attribute("href").split(",")[1]) for i in range(3)]
+        assert drawn == by_command(folder, "ink.safetensors", "us.png", tmp_path / "ink")
+        assert sent() == []
+
+        slider = page.get_by_label("before and after of face 1, ink")
+        slider.press("ArrowRight")
+        slider.press("ArrowRight")
+        assert page.locator(".compare").first.evaluate("e => e.style.getPropertyValue('--cut')") == "52%"
+
+        page.get_by_label("flat").check()
+        page.locator(".compare").nth(5).wait_for()
+        page.get_by_label("ink", exact=True).uncheck()
+        page.wait_for_function("document.querySelectorAll('.compare').length === 3")
+        group = page.get_by_label("Group")
+        group.click()
+        page.get_by_role("option", name="men", exact=True).click()
+        page.wait_for_function("!document.querySelector('figcaption').innerText.includes('read as')")
+        href = page.locator("a.save").first.get_attribute("href")
+        own = by_command(folder, "flat.safetensors", "us.png", tmp_path / "flat", group="men")
+        assert base64.b64decode(href.split(",")[1]) == own[0]
+        page.screenshot(path=tmp_path / "desktop.png", full_page=True)
+        visitor.leave()
+
+
+@needs_browser
+def test_on_a_phone_with_a_webcam_and_photos_that_will_not_work(folder: Path, url: str) -> None:
+    with chromium() as browser:
+        visitor = Visitor(browser, url, 390, 844, permissions=["camera"], color_scheme="dark", is_mobile=True)
+        page = visitor.page
+        picker = page.locator("input[type=file]").first
+        picker.set_input_files(folder / "nobody.png")
+        page.get_by_text("no face was found in it").wait_for()
+        picker.set_input_files(folder / "small.png")
+        page.get_by_text("the face is small").wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        page.get_by_label("Capture from camera").click()
+        page.get_by_text("Click to Access Webcam").click()
+        page.wait_for_function("document.querySelector('video').videoWidth > 0")
+        page.get_by_label("capture photo").click()
+        page.get_by_text("no face was found in it").wait_for()
+        assert sent() == []
+        visitor.leave()
+
+
+def test_a_program_draws(folder: Path, client: Client, tmp_path: Path) -> None:
+    photo = handle_file(str(folder / "us.png"))
+    files, facts = client.predict(photo, "ink", "auto", api_name="/translate")
+    own = by_command(folder, "ink.safetensors", "us.png", tmp_path / "own")
+    assert [Path(file).read_bytes() for file in files] == own
+    assert len(facts["faces"]) == 3
+    assert facts["read_as"] == [None] * 3
+    assert "the face is small" in facts["advice"][0][0]
+
+    files, facts = client.predict(photo, "flat", "", api_name="/translate")
+    assert [Path(f).read_bytes() for f in files] == by_command(folder, "flat.safetensors", "us.png", tmp_path / "g")
+    assert set(facts["read_as"]) <= set(GROUPS)
+    assert client.predict(api_name="/styles") == {
+        "ink": {"size": 64, "groups": []},
+        "flat": {"size": 64, "groups": list(GROUPS)},
+    }
+    assert not any("us.png" in name for name in sent())
+
+
+@pytest.mark.parametrize(
+    ("photo", "style", "group", "told"),
+    [
+        ("us.png", "inc", "auto", "no style 'inc' here: did you mean 'ink'?"),
+        ("us.png", "../ink.safetensors", "auto", "no style '../ink.safetensors' here"),
+        ("us.png", "flat", "mem", "no group 'mem'; did you mean 'men'"),
+        ("us.png", "ink", "men", "draws every group alike"),
+        ("nobody.png", "ink", "auto", "no face was found"),
+        ("ink.safetensors", "ink", "auto", "not a picture of a known format"),
+    ],
+)
+def test_what_a_program_may_get_wrong(
+    folder: Path, client: Client, photo: str, style: str, group: str, told: str
+) -> None:
+    with pytest.raises(AppError) as refused:
+        client.predict(handle_file(str(folder / photo)), style, group, api_name="/translate")
+    assert told in str(refused.value)
+    assert photo not in sent()
