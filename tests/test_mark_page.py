@@ -23,8 +23,8 @@ import fewtoon.faces
 from asking import one_line
 from fewtoon.app import proposals as proposals_module
 from fewtoon.app.desk import Desk
-from fewtoon.app.server import listening
 from fewtoon.app.proposals import Proposals
+from fewtoon.app.server import listening
 from fewtoon.app.tiles import Tiles
 from fewtoon.data import world
 from fewtoon.data.marks import NAME, Mark, Marks

@@ -78,7 +78,9 @@ def test_a_person_draws(folder: Path, url: str, tmp_path: Path) -> None:
         assert "3 faces found" in page.inner_text(".faces + p")
         assert "face 1: the face is small" in page.inner_text(".notes >> nth=0")
         links = page.locator("a.save")
-        assert [links.nth(i).get_attribute("download") for i in range(3)] == [f"ink-{i}.png" for i in (1, 2, 3)]
+        assert [links.nth(i).get_attribute("download") for i in range(3)] == [
+            f"ink-{i}.png" for i in (1, 2, 3)
+        ]
         drawn = [base64.b64decode(links.nth(i).get_attribute("href").split(",")[1]) for i in range(3)]
         assert drawn == by_command(folder, "ink.safetensors", "us.png", tmp_path / "ink")
         assert sent() == []
@@ -133,7 +135,9 @@ def test_a_program_draws(folder: Path, client: Client, tmp_path: Path) -> None:
     assert "the face is small" in facts["advice"][0][0]
 
     files, facts = client.predict(photo, "flat", "", api_name="/translate")
-    assert [Path(f).read_bytes() for f in files] == by_command(folder, "flat.safetensors", "us.png", tmp_path / "g")
+    assert [Path(f).read_bytes() for f in files] == by_command(
+        folder, "flat.safetensors", "us.png", tmp_path / "g"
+    )
     assert set(facts["read_as"]) <= set(GROUPS)
     assert client.predict(api_name="/styles") == {
         "ink": {"size": 64, "groups": []},

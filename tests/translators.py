@@ -16,7 +16,12 @@ TINY: dict[str, dict[str, Any]] = {
 
 
 def save(
-    path: Path, seed: int = 0, name: str = "cyclegan", groups: tuple[str, ...] = (), size: int = 64, **header: Any
+    path: Path,
+    seed: int = 0,
+    name: str = "cyclegan",
+    groups: tuple[str, ...] = (),
+    size: int = 64,
+    **header: Any,
 ) -> Path:
     """A Style of a method with random weights; `header` holds its facts, as framing."""
     kind = methods.find(name)

@@ -51,7 +51,9 @@ class Guard:
     without one only this machine may ask.
     """
 
-    def __init__(self, app: ASGIApp, spool: Spool, own: Collection[str] = (), token: str | None = None) -> None:
+    def __init__(
+        self, app: ASGIApp, spool: Spool, own: Collection[str] = (), token: str | None = None
+    ) -> None:
         self.app, self.spool, self.own, self.token = app, spool, frozenset(own), token
         self.uploading = 0
 
@@ -112,7 +114,9 @@ class Guard:
         if data is not None:
             kind = "image/png" if path.endswith(".png") else "application/octet-stream"
             return Response(data, media_type=kind, headers={"Cache-Control": "no-store"})
-        if headers.get("sec-fetch-dest") == "image":  # a page wants to show the photo that we have taken already
+        if (
+            headers.get("sec-fetch-dest") == "image"
+        ):  # a page wants to show the photo that we have taken already
             return Response(status_code=204)
         return _no(404, "no such file")
 

@@ -107,4 +107,3 @@ def told(handler: Made) -> Made:
             raise gr.Error(str(problem), duration=None, title="", print_exception=False) from None
 
     return wrapped  # type: ignore[return-value]
-

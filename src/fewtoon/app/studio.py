@@ -89,7 +89,9 @@ def _page(shelf: Shelf) -> gr.Blocks:
 
 def _health(shelf: Shelf) -> Any:
     def health(request: Request) -> Response:
-        return JSONResponse({"status": "ok", "fewtoon": fewtoon.__version__, "styles": len(shelf.names("style"))})
+        return JSONResponse(
+            {"status": "ok", "fewtoon": fewtoon.__version__, "styles": len(shelf.names("style"))}
+        )
 
     return health
 
@@ -113,7 +115,8 @@ def serve(
     """Serve the studio until Ctrl-C.
 
     paths: what is put on the shelf. host: where to listen; beyond loopback a token is made and asked for. port: 0 takes
-    any that is free. save: the only folder that is written into. clip: a file of weights of CLIP. device, precision: of the Styles.
+    any that is free. save: the only folder that is written into. clip: a file of weights of CLIP. device, precision:
+    of the Styles.
     Raises Problem as Shelf does, and when the port is taken.
     """
     shelf = Shelf(paths, device=device, precision=precision, save=save, clip=clip)

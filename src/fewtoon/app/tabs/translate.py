@@ -45,13 +45,12 @@ a.save { display: inline-block; margin: .2rem 0; padding: .35rem .8rem; border: 
 """
 
 
-class Photo(gr.Image):
-    """A picture that somebody sends: the path of the file, unopened. Our own door reads it."""
-
-    is_template = True  # Gradio: shown by the widget of the class above
-
-    def preprocess(self, payload: Any) -> str | None:
-        return None if payload is None else payload.path
+def photo_input(**options: Any) -> gr.Image:
+    """A place for a picture that somebody sends. Handlers get the path of the file, unopened: our own door reads it."""
+    image = gr.Image(type="filepath", **options)
+    # Not a class of its own: for each of those Gradio writes a file beside the source.
+    image.preprocess = lambda payload: None if payload is None else payload.path  # type: ignore[method-assign]
+    return image
 
 
 def build(shelf: Shelf) -> None:
@@ -59,12 +58,16 @@ def build(shelf: Shelf) -> None:
     easel = Easel(shelf)
     names = shelf.names("style")
     if not names:
-        gr.HTML(look.note("No Style is here: start with 'fewtoon serve STYLE', a file or the folder of a training."))
+        gr.HTML(
+            look.note(
+                "No Style is here: start with 'fewtoon serve STYLE', a file or the folder of a training."
+            )
+        )
     key = gr.State("")
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            photo = Photo(
-                type="filepath", sources=["upload", "webcam", "clipboard"], label="Photo", height=240,
+            photo = photo_input(
+                sources=["upload", "webcam", "clipboard"], label="Photo", height=240,
                 webcam_options=gr.WebcamOptions(mirror=False), buttons=[],
             )  # fmt: skip
             drawers = easel.names()
@@ -76,20 +79,22 @@ def build(shelf: Shelf) -> None:
                 info="auto: as the style reads the face", interactive=True,
             )  # fmt: skip
         with gr.Column(scale=3, min_width=280):
-            said = gr.HTML(look.sheet('<p class="soft">Choose a photo of a face, drop it, paste it, or take one.</p>'))
+            said = gr.HTML(
+                look.sheet('<p class="soft">Choose a photo of a face, drop it, paste it, or take one.</p>')
+            )
             faces = gr.HTML()
             drawings = gr.HTML()
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
     busy: dict[str, Any] = {**quiet, "concurrency_id": "draw", "concurrency_limit": AT_ONCE}
-    drawn = {"inputs": [key, chosen, group], "outputs": [said, faces, drawings]}
+    drawn: dict[str, Any] = {"inputs": [key, chosen, group], "outputs": [said, faces, drawings]}
     photo.input(easel.take, photo, [key, photo, said], **quiet).then(easel.show, **drawn, **busy)
     chosen.input(easel.regroup, [chosen, group], group, **quiet).success(easel.show, **drawn, **busy)
     group.input(easel.show, **drawn, **busy)
 
     # The API: what a program asks for, without a page.
     with gr.Row(visible=False):
-        sent, style_name, group_name = Photo(type="filepath", label="photo"), gr.Textbox(), gr.Textbox(styles.AUTO)
+        sent, style_name, group_name = photo_input(label="photo"), gr.Textbox(), gr.Textbox(styles.AUTO)
         files, facts = gr.File(file_count="multiple"), gr.JSON()
         gr.Button().click(
             easel.translate, [sent, style_name, group_name], [files, facts], api_name="translate",
@@ -116,7 +121,9 @@ class Easel:
         from fewtoon import methods
 
         found = self.shelf.headers()
-        return {name: header for name, header in found.items() if not methods.find(header["method"]).generates}
+        return {
+            name: header for name, header in found.items() if not methods.find(header["method"]).generates
+        }
 
     def names(self) -> list[str]:
         return list(self.headers())
@@ -167,7 +174,9 @@ class Easel:
             picture = self.photos.get(key, translator.cutter.draft)
             faces = translator.look(picture)
             own = group if group in translator.style.groups else None
-            columns.append([(name, face, one) for face, one in zip(faces, self._draw(translator, faces, own))])
+            columns.append(
+                [(name, face, one) for face, one in zip(faces, self._draw(translator, faces, own))]
+            )
             seen = seen or faces
         advice = dict.fromkeys(
             f"face {number}: {one}" if len(seen) > 1 else one
