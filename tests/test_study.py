@@ -261,6 +261,35 @@ def test_the_speed_is_that_of_whole_cycles(presets, monkeypatch) -> None:
     assert speed > 0
 
 
+def test_a_first_phase_keeps_its_share_of_the_steps() -> None:
+    settings = module.configs.load("aggan", ["steps=100"])
+    assert settings.model.attention_steps == 30_000
+    cut = module.configs.load("aggan")
+    short = module.of_length(cut, 2000, 5)
+    assert (short.train.steps, short.train.seed, short.model.attention_steps) == (2000, 5, 600)
+    assert module.of_length(settings, 50).model.attention_steps == 50  # never anything else
+    assert module.of_length(cut, 2000, sets=["model.attention_steps=30000"]).model.attention_steps == 30_000
+    assert module.of_length(cut, 2000, sets=["attention_steps=30000"]).model.attention_steps == 30_000
+    forever = module.configs.load("aggan", ["attention_steps=null"])
+    assert module.of_length(forever, 2000).model.attention_steps is None
+    assert module.of_length(module.configs.load("cartoongan"), 1100).model.initial_steps == 100
+
+
+def test_the_speed_of_a_first_phase_counts_for_its_share(monkeypatch) -> None:
+    asked: list[int] = []
+
+    def speed(config, packs, device, seconds):
+        asked.append(config.model.initial_steps)
+        return 10.0 if config.model.initial_steps > 1 else 2.0
+
+    monkeypatch.setattr(module, "_speed", speed)
+    settings = module.configs.load("cartoongan", ["steps=100", "initial_steps=25"])
+    assert steps_per_second(settings, {}, "cpu", 1.0) == pytest.approx(1 / (0.25 / 10 + 0.75 / 2))
+    assert asked == [101, 1]
+    plain = module.configs.load("cartoongan", ["steps=100", "initial_steps=0"])
+    assert steps_per_second(plain, {}, "cpu", 1.0) == 2.0
+
+
 # --- what was asked for ---------------------------------------------------------------------------------------------
 
 

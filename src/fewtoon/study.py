@@ -118,7 +118,7 @@ def study(
     begins = _begins(plans, init)
     plan = Plan(Path(out), budget)
 
-    job = _Job(plan, packs, specs, [f"{net.name} {net.hash}" for net in nets], samples, weights, where, quiet)
+    job = _Job(plan, packs, list(sets), specs, [f"{net.name} {net.hash}" for net in nets], samples, weights, where, quiet)
     made: list[dict[str, Any]] = []
     drawers: dict[str, tuple[Path, Config]] = {}
     untranslated = None
@@ -302,6 +302,7 @@ class _Job:
 
     plan: Plan
     packs: dict[str, Pack]
+    sets: list[str]
     features: list[str]
     hashes: list[str]
     samples: int
@@ -335,9 +336,7 @@ class _Job:
                 told = f"{speed:.3g} steps per second, {self.plan.steps[entry.label]} in {amount:g} minutes"
                 self.say(f"{entry.label}: {told}")
             steps = self.plan.steps[entry.label]
-        return config.model_copy(
-            update={"train": config.train.model_copy(update={"steps": steps, "seed": seed})}
-        )
+        return of_length(config, steps, seed, [*self.sets, *entry.sets])
 
     def measured(
         self, config: Config, out: Path, seed: int, init: str | Path | None
@@ -412,12 +411,37 @@ class _Job:
         return self.judges
 
 
+def of_length(config: Config, steps: int, seed: int = 0, sets: Sequence[str] = ()) -> Config:
+    """`config` with so many steps, of which a first phase keeps its share, unless `sets` says how long it is."""
+    name = methods.find(config.method).first_steps
+    model, length = config.model, getattr(config.model, name, None) if name else None
+    if length and not any(item.partition("=")[0].removeprefix("model.") == name for item in sets):
+        share = min(1.0, length / config.train.steps)
+        model = model.model_copy(update={name: max(1, round(share * steps))})
+    train = config.train.model_copy(update={"steps": steps, "seed": seed})
+    return config.model_copy(update={"model": model, "train": train})
+
+
 def steps_per_second(config: Config, packs: Mapping[str, Pack], device: str, seconds: float) -> float:
     """How fast a training of `config` is, without previews, held-out KIDs and saved states.
 
     packs: side -> pack, those that the method learns from. Takes about `seconds`, and at least one cycle of the
-    phases that are not due in every step. Nothing is kept of it. Raises Problem as `fewtoon.train` does.
+    phases that are not due in every step; a first phase and what comes after it are measured one by one, and count
+    for their share of the steps. Nothing is kept of it. Raises Problem as `fewtoon.train` does.
     """
+    name = methods.find(config.method).first_steps
+    length = getattr(config.model, name) if name else 0
+    if not length:
+        return _speed(config, packs, device, seconds)
+    share = min(1.0, length / config.train.steps)
+    lengths = (config.train.steps + 1, 1)  # nothing but the first phase; all but the first step beyond it
+    parts = [config.model_copy(update={"model": config.model.model_copy(update={name: n})}) for n in lengths]
+    first, later = (_speed(part, packs, device, seconds / 2) for part in parts)
+    return 1 / (share / first + (1 - share) / later)
+
+
+def _speed(config: Config, packs: Mapping[str, Pack], device: str, seconds: float) -> float:
+    """Steps per second of the steps at the beginning of a training, without its very first."""
     kind, where = methods.find(config.method), devices.pick(device)
     groups = group_names(list(packs.values()), config.train.groups)
     if kind.needs_groups:

@@ -173,6 +173,7 @@ class AGGAN(Method):
     name = "aggan"
     paper = "Mejjati et al., Unsupervised Attention-guided Image-to-Image Translation, NeurIPS 2018, arXiv:1806.02311"
     optional: ClassVar[tuple[str, ...]] = (GENERATORS["photos"], ATTENTION["drawings"])
+    first_steps = "attention_steps"
 
     class Config(Augmented):
         """Settings of AGGAN. The defaults are the published ones for 256 px, except for the kernels of the mask."""

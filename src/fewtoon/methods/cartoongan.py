@@ -35,6 +35,7 @@ class CartoonGAN(Method):
 
     name = "cartoongan"
     paper = "Chen, Lai, Liu, CartoonGAN, CVPR 2018"
+    first_steps = "initial_steps"
 
     class Config(Augmented):
         """Settings of CartoonGAN. The defaults are the published ones; for the rest see the preset."""
