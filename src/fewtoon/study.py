@@ -118,7 +118,17 @@ def study(
     begins = _begins(plans, init)
     plan = Plan(Path(out), budget)
 
-    job = _Job(plan, packs, list(sets), specs, [f"{net.name} {net.hash}" for net in nets], samples, weights, where, quiet)
+    job = _Job(
+        plan,
+        packs,
+        list(sets),
+        specs,
+        [f"{net.name} {net.hash}" for net in nets],
+        samples,
+        weights,
+        where,
+        quiet,
+    )
     made: list[dict[str, Any]] = []
     drawers: dict[str, tuple[Path, Config]] = {}
     untranslated = None

@@ -55,8 +55,8 @@ def create_app(shelf: Shelf, token: str | None = None) -> ASGIApp:
         try:
             yield
         finally:
-            for tab in TABS:
-                getattr(tab, "close", lambda: None)()
+            for route in routes:
+                getattr(getattr(route, "app", None), "close", lambda: None)()
             spool.close()
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)

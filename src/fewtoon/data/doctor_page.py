@@ -51,6 +51,11 @@ BADGES = {"serious": "mend this before training", "look": "worth a look", "note"
 def write_page(path: str | Path, *checkups: Checkup) -> None:
     """Write the page of one pack, or of photos and drawings together, whole or not at all.
     Raises Problem when the file cannot be written, and as `pair` does."""
+    write_bytes(path, html(*checkups).encode())
+
+
+def html(*checkups: Checkup) -> str:
+    """That page as text. Raises Problem as `pair` does."""
     both = pair(*checkups)
     matches = compare(*both) if both else []
     findings = matches + [finding for entry in checkups for finding in entry.findings]
@@ -67,7 +72,7 @@ def write_page(path: str | Path, *checkups: Checkup) -> None:
         "blamed, so a fault may be missed. Nothing was changed or deleted; what you do is up to you. After any "
         "change in your folders run <code>fewtoon prepare</code> again.</p>",
     ]
-    write_bytes(path, page("fewtoon doctor", "\n".join(part for part in parts if part)).encode())
+    return page("fewtoon doctor", "\n".join(part for part in parts if part))
 
 
 def verdict(findings: list[Finding]) -> str:
