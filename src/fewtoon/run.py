@@ -176,6 +176,25 @@ class Run:
         finally:
             os.close(handle)
 
+    def holder(self) -> int | None:
+        """The process that writes here now; None where there is none, or where that cannot be told (Windows)."""
+        try:
+            handle = os.open(self.path / ".lock", os.O_RDONLY)
+        except OSError:
+            return None
+        try:
+            process = int(os.read(handle, 20))
+            if fcntl is None or not _lives(process):  # only then, so as never to stand in the way of one that begins
+                return None
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return None
+        except BlockingIOError:
+            return process
+        except (OSError, ValueError):
+            return None
+        finally:
+            os.close(handle)
+
     def _take_away(self, made: list[Path]) -> None:
         """Remove the folders that were made, from the inside out, unless somebody put something there."""
         shutil.rmtree(self.path / "tracking", ignore_errors=True)
@@ -279,6 +298,17 @@ class Log:
 
     def _problem(self, error: OSError) -> Problem:
         return Problem(f"could not write {str(self.path)!r}: {error.strerror or error}; free some space")
+
+
+def _lives(process: int) -> bool:
+    """Whether there is such a process."""
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return process > 1
 
 
 def _plain(tree: Any) -> Any:

@@ -1,11 +1,236 @@
+"""Watch: trainings, running and finished; stopped, resumed and compared."""
+
 from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from html import escape
+from typing import Any
 
 import gradio as gr
 
+from fewtoon.app import look
+from fewtoon.app.curves import chart
 from fewtoon.app.shelf import Shelf
+from fewtoon.app.trainings import Seen, Training
+from fewtoon.engine.progress import duration
+from fewtoon.errors import Problem
 
 TITLE = "Watch"
+SECONDS = 5.0  # between two looks
+AT_ONCE = 8  # runs in one comparison, losses in one picture
+MOST_BYTES = 20_000_000  # of a preview
+KID = "held-out KID"
+STATES = {"running": "runs", "starting": "starts", "finished": "is finished", "stopped": "is stopped"}
+
+CSS = """
+.legend span { margin-right: 1.1em; white-space: nowrap; }
+.preview { max-width: 40rem; }
+.legend .key { border-radius: .2em; margin: 0 .35em 0 0; }
+"""
 
 
 def build(shelf: Shelf) -> None:
-    gr.HTML("<p>Watch</p>")
+    names = shelf.names("run")
+    if not names:
+        gr.HTML(
+            look.sheet(
+                "<p>Here trainings are watched. Name their folders: <code>fewtoon serve runs/first</code>.</p>"
+            )
+        )
+        return
+    tower = Tower(shelf)
+    first = tower.choices(names[0])
+    run = gr.Dropdown(names, value=names[0], label="Training")
+    facts = gr.HTML(tower.facts(names[0]))
+    with gr.Row():
+        stop = gr.Button("Stop")
+        resume = gr.Button("Resume", variant="primary")
+        until = gr.Textbox(label="until step", placeholder="as it was asked for", max_length=9)
+    kid = gr.HTML(tower.kid(names[0]))
+    with gr.Row(equal_height=True):
+        chosen = gr.Dropdown(first, value=first[:AT_ONCE], multiselect=True, label="Losses", scale=4)
+        log = gr.Checkbox(False, label="logarithmic", min_width=140)
+    losses = gr.HTML(tower.losses(names[0], first[:AT_ONCE], False))
+    count = len(tower.previews(names[0]))
+    number = gr.Slider(1, max(2, count), value=max(1, count), step=1, label="Preview", interactive=True)
+    preview = gr.HTML(tower.preview(names[0], count))
+    with gr.Accordion("Compare trainings", open=False):
+        several = gr.Dropdown(names, value=[], multiselect=True, max_choices=AT_ONCE, label="Trainings")
+        what = gr.Dropdown([KID, *first], value=KID, label="What")
+        compared = gr.HTML()
+
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    latest = gr.State(())  # what the page shows, so that nothing is drawn twice
+    all_of = [facts, kid, chosen, losses, number, preview, latest]
+    run.input(tower.choose, run, [chosen, until], **quiet).then(
+        tower.everything, [run, chosen, log, number], all_of, **quiet
+    )
+    gr.Timer(SECONDS).tick(tower.tick, [run, chosen, log, number, latest], all_of, **quiet)
+    for widget in (chosen, log):
+        widget.input(look.told(tower.losses), [run, chosen, log], losses, **quiet)
+    number.input(look.told(tower.preview), [run, number], preview, **quiet)
+    stop.click(tower.stop, run, facts, **quiet)
+    resume.click(tower.resume, [run, until], facts, **quiet)
+    for widget in (several, what):
+        widget.input(look.told(tower.compare), [several, what, log], compared, **quiet)
+
+
+class Tower:
+    """Everything there is to be seen, as HTML."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self.shelf = shelf
+        self._trainings: dict[str, Training] = {}  # no more than the shelf has
+        self._lock = threading.RLock()
+
+    def _training(self, name: str) -> Training:
+        with self._lock:
+            if name not in self._trainings:
+                self._trainings[name] = Training(self.shelf.path("run", name), name)
+            return self._trainings[name]
+
+    def _look(self, name: str) -> tuple[Training, Seen]:
+        with self._lock:
+            training = self._training(name)
+            return training, training.look()
+
+    # --- one training ------------------------------------------------------------------------------------
+
+    def facts(self, name: str) -> str:
+        """Cards, and a sentence where something is wrong."""
+        _, seen = self._look(name)
+        share = f"{min(1.0, seen.step / seen.steps):.0%}" if seen.steps else "-"
+        left = duration(seen.left) if seen.left is not None else "not known yet"
+        best = f"{seen.best[0]:.1f}" if seen.best else "-"
+        cards = [
+            (share, f"step {seen.step:,} of {seen.steps:,}; it {STATES[seen.state]}"),
+            (
+                best,
+                f"best held-out KID x1000, at step {seen.best[1]:,}" if seen.best else "no held-out KID yet",
+            ),
+        ]
+        if seen.state == "running":
+            speed = f"{seen.speed:.2f} steps per second" if seen.speed else "its speed is measured"
+            cards.append((left, f"left; {speed}"))
+        body = "".join(
+            f'<div class="card"><b>{escape(b)}</b><span>{escape(text)}</span></div>' for b, text in cards
+        )
+        told = f"<p>{escape(seen.method)}; health: {escape(seen.health or 'not known yet')}</p>"
+        if seen.skipped:
+            told += f"<p>{seen.skipped} updates were skipped: a loss or gradient was not finite.</p>"
+        wrong = look.note(f"The training ended: {seen.error}") if seen.error else ""
+        return look.sheet(f'<div class="cards">{body}</div>{told}') + wrong
+
+    def kid(self, name: str) -> str:
+        training, _ = self._look(name)
+        points, band = training.kid()
+        return look.sheet(
+            f"<h3>{KID} x1000</h3>" + chart({KID: points}, title=f"{KID} x1000", bands={KID: band})
+        )
+
+    def choices(self, name: str) -> list[str]:
+        """The losses of a training."""
+        return list(self._look(name)[0].losses())
+
+    def losses(self, name: str, chosen: Sequence[str], log: bool) -> str:
+        found = self._look(name)[0].losses()
+        lines = {loss: found[loss] for loss in list(chosen)[:AT_ONCE] if loss in found}
+        return look.sheet(chart(lines, title="losses", log=bool(log)))
+
+    def previews(self, name: str) -> list[Any]:
+        return self._training(name).previews()
+
+    def preview(self, name: str, number: float | None) -> str:
+        """The preview of a number from 1; the one nearest to it."""
+        found = self.previews(name)
+        if not found:
+            return look.sheet('<p class="soft">No preview yet.</p>')
+        step, path = found[min(max(int(number or 1), 1), len(found)) - 1]
+        try:
+            data = path.read_bytes() if path.stat().st_size <= MOST_BYTES else b""
+        except OSError:
+            data = b""
+        shown = look.figure(data, f"step {step:,}", f"preview of step {step}")
+        return look.sheet(f'<div class="preview">{shown}</div>') if data else ""
+
+    @look.told
+    def choose(self, name: str) -> tuple[Any, Any]:
+        """The widgets after another training was chosen."""
+        losses = self.choices(name)
+        return gr.update(choices=losses, value=losses[:AT_ONCE]), ""
+
+    @look.told
+    def everything(self, name: str, chosen: list[str], log: bool, number: float) -> tuple[Any, ...]:
+        """All of a training, its latest preview."""
+        count = len(self.previews(name))
+        slider = gr.update(maximum=max(2, count), value=max(1, count))
+        return *self._curves(name, chosen, log), slider, self.preview(name, count), self._state(name)
+
+    def _curves(self, name: str, chosen: list[str], log: bool) -> tuple[Any, ...]:
+        """Of a training that had nothing to show before, all losses are chosen."""
+        found = self.choices(name)
+        names = chosen or found[:AT_ONCE]
+        update = gr.update(choices=found, value=names)
+        return self.facts(name), self.kid(name), update, self.losses(name, names, log)
+
+    def tick(
+        self, name: str, chosen: list[str], log: bool, number: float, latest: tuple[Any, ...]
+    ) -> tuple[Any, ...]:
+        """As `everything`, but nothing where nothing has changed, and the preview stays where somebody looks at an
+        older one."""
+        try:
+            now = self._state(name)
+            if now == tuple(latest):
+                return (gr.skip(),) * 7
+            count = len(self.previews(name))
+            before = latest[-1] if latest else count
+            if int(number) >= before:
+                return self.everything(name, chosen, log, number)
+            slider = gr.update(maximum=max(2, count))
+            return *self._curves(name, chosen, log), slider, gr.skip(), now
+        except Problem as problem:  # it is told once, in its place, not every few seconds
+            return look.note(str(problem)), *(gr.skip(),) * 6
+
+    def _state(self, name: str) -> tuple[Any, ...]:
+        _, seen = self._look(name)
+        return seen.state, seen.step, seen.best, seen.health, seen.error, len(self.previews(name))
+
+    @look.told
+    def stop(self, name: str) -> str:
+        self._training(name).stop()
+        gr.Info("It finishes its step, saves and ends.", title="")
+        return self.facts(name)
+
+    @look.told
+    def resume(self, name: str, until: str) -> str:
+        text = str(until or "").replace(",", "").strip()
+        if text and not (text.isascii() and text.isdigit()):
+            raise Problem(f"until step {text[:20]!r}: a whole number, or nothing")
+        with self._lock:
+            packs = [self.shelf.path("pack", pack) for pack in self.shelf.names("pack")]
+            self._training(name).resume(packs, int(text) if text else None, self.shelf.device)
+        gr.Info("It starts: the first sign of it takes some seconds.", title="")
+        return self.facts(name)
+
+    # --- several -----------------------------------------------------------------------------------------
+
+    def compare(self, names: Sequence[str], what: str, log: bool) -> str:
+        """One curve for each training, and a table."""
+        names = list(names)[:AT_ONCE]
+        if not names:
+            return look.sheet('<p class="soft">Choose two or more.</p>')
+        found = {name: self._look(name) for name in names}
+        if what == KID:
+            lines = {name: training.kid()[0] for name, (training, _) in found.items()}
+        else:
+            lines = {name: training.losses().get(what, []) for name, (training, _) in found.items()}
+        rows = "".join(
+            f"<tr><td>{escape(seen.name)}</td><td>{escape(seen.method)}</td><td>{escape(seen.state)}</td>"
+            f'<td class="number">{seen.step:,} of {seen.steps:,}</td>'
+            f'<td class="number">{f"{seen.best[0]:.1f}" if seen.best else "-"}</td></tr>'
+            for _, seen in found.values()
+        )
+        head = "<th>training</th><th>method</th><th>state</th><th class=number>step</th><th class=number>best KID</th>"
+        table = f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
+        return look.sheet(chart(lines, title=str(what)[:80], log=bool(log)) + table)

@@ -1,0 +1,246 @@
+"""Trainings as one sees them from outside: how far they are, what they logged; stopped and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fewtoon.data.pack import Pack
+from fewtoon.errors import Problem
+from fewtoon.io.files import printable
+from fewtoon.run import Run
+
+OUTPUT = "train.log"  # in the run folder: what a resumed training says
+NOT_LOSSES = ("gradient", "rate", "skipped", "visits", "step")
+MOST_STEPS = 100_000_000
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is to be seen of a training now.
+
+    state: "running", "starting", "finished" or "stopped"; speed: steps per second, left: seconds, None where that is
+    not known yet
+    """
+
+    name: str
+    method: str
+    state: str
+    step: int
+    steps: int
+    speed: float | None
+    left: float | None
+    best: tuple[float, int] | None  # held-out KID x1000, and its step
+    health: str | None
+    skipped: int
+    error: str | None  # why the training that was resumed here ended
+
+
+class Training:
+    """One run folder. Not for several threads at once."""
+
+    def __init__(self, path: str | Path, name: str) -> None:
+        self.run, self.name = Run.open(path), name
+        self.lines: list[dict[str, Any]] = []
+        self._read = 0  # bytes of the log
+        self._first: tuple[float, int] | None = (
+            None  # when the log was written to, and the step, at the first look
+        )
+        self._child: subprocess.Popen[bytes] | None = None
+
+    # --- looking -----------------------------------------------------------------------------------------
+
+    def look(self) -> Seen:
+        """Read what is new. Raises Problem when the run is damaged."""
+        self._read_log()
+        config = self.run.config()
+        steps = int(config["train"].get("steps") or 0)
+        step = max((line["step"] for line in self.lines), default=0)
+        running = self.run.holder() is not None
+        speed = self._speed(step) if running else None
+        kids = [(float(line["kid"]), int(line["step"])) for line in self.lines if _number(line.get("kid"))]
+        healths = [str(line["health"]) for line in self.lines if "health" in line]
+        skipped = [line["skipped"] for line in self.lines if _number(line.get("skipped"))]
+        return Seen(
+            name=self.name,
+            method=str(config.get("method")),
+            state=self._state(running, step >= steps),
+            step=step,
+            steps=steps,
+            speed=speed,
+            left=(steps - step) / speed if speed else None,
+            best=min(kids, default=None),
+            health=healths[-1] if healths else None,
+            skipped=int(skipped[-1]) if skipped else 0,
+            error=self._error(running),
+        )
+
+    def _read_log(self) -> None:
+        """Whole lines that were added to the log; after a resumption some are written again."""
+        with suppress(OSError):
+            with open(self.run.log_file, "rb") as file:
+                if os.fstat(file.fileno()).st_size < self._read:
+                    self.lines, self._read = [], 0
+                file.seek(self._read)
+                data = file.read()
+            data = data[: data.rfind(b"\n") + 1]
+            self._read += len(data)
+            for text in data.splitlines():
+                with suppress(ValueError, RecursionError):
+                    line = json.loads(text)
+                    if isinstance(line, dict) and isinstance(line.get("step"), int):
+                        while self.lines and self.lines[-1]["step"] > line["step"]:
+                            self.lines.pop()
+                        self.lines.append(line)
+
+    def _speed(self, step: int) -> float | None:
+        """The log holds no times, so that it is the same after every resumption: when it was written tells them."""
+        try:
+            now = self.run.log_file.stat().st_mtime
+        except OSError:
+            return None
+        began = self._began()
+        if self._first is None or self._first[1] > step or self._first[0] < began:
+            self._first = None
+            seen = [(path.stat().st_mtime, number) for number, path in self.previews()]
+            marks = [mark for mark in seen if mark[0] >= began and mark[1] < step]
+            self._first = min(marks, default=(now, step))
+        then, before = self._first
+        return (step - before) / (now - then) if step > before and now > then else None
+
+    def _began(self) -> float:
+        with suppress(OSError):
+            return (self.run.path / ".lock").stat().st_mtime  # written by a training when it begins
+        return 0.0
+
+    def kid(self) -> tuple[list[tuple[float, float]], list[tuple[float, float, float]]]:
+        """Held-out KID x1000 over the steps, and its 95 % interval."""
+        found = [line for line in self.lines if _number(line.get("kid"))]
+        band = [
+            (line["step"], line["kid_low"], line["kid_high"])
+            for line in found
+            if _number(line.get("kid_low")) and _number(line.get("kid_high"))
+        ]
+        return [(line["step"], line["kid"]) for line in found], band
+
+    def losses(self) -> dict[str, list[tuple[float, float]]]:
+        """ "phase loss" -> (step, value): the mean over the networks of a phase that have this loss."""
+        found: dict[str, list[tuple[float, float]]] = {}
+        for line in self.lines:
+            values: dict[str, list[float]] = {}
+            for key, value in line.items():
+                phase, _, rest = key.partition("/")
+                loss = rest.rpartition("/")[2]
+                if loss and phase not in NOT_LOSSES and _number(value):
+                    values.setdefault(f"{phase} {loss}", []).append(value)
+            for name, of_networks in values.items():
+                found.setdefault(name, []).append((line["step"], sum(of_networks) / len(of_networks)))
+        return found
+
+    def previews(self) -> list[tuple[int, Path]]:
+        """(step, file), in order."""
+        found = []
+        for path in self.run.previews.glob("step-*.png"):
+            with suppress(ValueError):
+                found.append((int(path.stem.removeprefix("step-")), path))
+        return sorted(found)
+
+    # --- stopping and resuming ---------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Ask it to end as Ctrl-C does: the step is finished and saved. Raises Problem when it does not run."""
+        process = self.run.holder()
+        if process is None:
+            raise Problem(f"{self.name!r} does not run, as far as this machine can tell")
+        if process == os.getpid():
+            raise Problem(f"{self.name!r} is trained by this very process: end that")
+        try:
+            os.kill(process, signal.SIGINT)
+        except OSError as error:
+            raise Problem(f"process {process} cannot be asked to stop ({error.strerror})") from None
+
+    def resume(self, packs: Sequence[Path], steps: int | None = None, device: str | None = None) -> None:
+        """Start the training again in a process of its own, which outlives this one.
+
+        packs: where the packs of the run may lie, beside the places that it remembers. steps: a new length.
+        Raises Problem when it runs, is finished, or a pack is nowhere to be found.
+        """
+        seen = self.look()
+        if seen.state in ("running", "starting"):
+            raise Problem(f"{self.name!r} runs already")
+        if steps is not None and not seen.step < steps <= MOST_STEPS:
+            raise Problem(f"until step {steps}: it has done {seen.step}, so ask for more than that")
+        if steps is None and seen.step >= seen.steps:
+            raise Problem(f"{self.name!r} is finished: to go on, say until which step")
+        words = [
+            sys.executable,
+            "-m",
+            "fewtoon.cli",
+            "train",
+            str(self.run.config_file),
+            "--out",
+            str(self.run.path),
+        ]
+        for side, path in self._packs(packs).items():
+            words += [f"--{side}", str(path)]
+        if steps is not None:
+            words += ["--set", f"train.steps={steps}"]
+        if device is not None:
+            words += ["--device", device]
+        try:
+            with open(self.run.path / OUTPUT, "ab") as output:
+                self._child = subprocess.Popen(
+                    words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+                )
+        except OSError as error:
+            raise Problem(f"the training cannot be started ({error.strerror}): free some space") from None
+
+    def _packs(self, offered: Sequence[Path]) -> dict[str, Path]:
+        """Side -> pack, found by the hash that the run remembers."""
+        found: dict[str, Path] = {}
+        known: dict[str | None, Path] = {}
+        for one in offered:
+            with suppress(Problem):
+                known[Pack.open(one).hash] = one
+        for side, facts in self.run.facts()["packs"].items():
+            path = known.get(facts.get("hash"))
+            remembered = facts.get("path")
+            if path is None and isinstance(remembered, str) and (Path(remembered) / "pack.json").is_file():
+                path = Path(remembered)
+            if path is None:
+                told = printable(str(remembered))
+                raise Problem(
+                    f"the pack of {side} of {self.name!r} ({told}, hash {str(facts.get('hash'))[:12]}) is not here: "
+                    "name it when you start the studio, 'fewtoon serve RUN PACK PACK'"
+                )
+            found[side] = path
+        return found
+
+    def _error(self, running: bool) -> str | None:
+        """The last words of a training that was resumed here and failed."""
+        if running or self._child is None or self._child.poll() in (None, 0, 130):
+            return None
+        with suppress(OSError):
+            text = (self.run.path / OUTPUT).read_text(encoding="utf-8", errors="replace")
+            lines = [line for line in text[-4000:].splitlines() if line.strip()]
+            return lines[-1][:500] if lines else f"it ended with code {self._child.returncode}"
+        return f"it ended with code {self._child.returncode}"
+
+    def _state(self, running: bool, done: bool) -> str:
+        if running:
+            return "running"
+        if self._child is not None and self._child.poll() is None:
+            return "starting"
+        return "finished" if done and self.run.last.is_file() else "stopped"
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

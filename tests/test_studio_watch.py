@@ -1,0 +1,277 @@
+"""The tab Watch: a training is watched, stopped and resumed from the page, and comes to the same end."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fewtoon import config
+from fewtoon.app import curves
+from fewtoon.app.shelf import Shelf
+from fewtoon.app.tabs.watch import Tower
+from fewtoon.app.trainings import Training
+from fewtoon.data import world
+from fewtoon.data.prepare import prepare
+from fewtoon.engine.train import train
+from fewtoon.errors import Problem
+from fewtoon.run import Run
+from marking import wait
+from studios import Visitor, chromium, needs_browser, studio
+
+SETS = [
+    "channels=4",
+    "blocks=1",
+    "discriminator_channels=4",
+    "log_every=2",
+    "preview_every=20",
+    "metric_every=30",
+]
+STEPS = 60
+
+
+@pytest.fixture(scope="module")
+def packs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    top = tmp_path_factory.mktemp("watch")
+    world.build(top / "world", photos=12, drawings=12, size=32)
+    for side in ("photos", "drawings"):
+        prepare(top / "world" / side, side, top / side, size=32, held_out=4)
+    return {side: top / side for side in ("photos", "drawings")}
+
+
+def settings(steps: int = STEPS) -> config.Config:
+    return config.load("demo", [*SETS, f"train.steps={steps}"])
+
+
+@pytest.fixture(scope="module")
+def short(packs: dict[str, Path]) -> Path:
+    run = packs["photos"].parent / "short"
+    train(
+        config.load("demo", [*SETS, "train.steps=10"]),
+        *packs.values(),
+        run,
+        device="cpu",
+        quiet=True,
+        track=(),
+    )
+    return run
+
+
+@pytest.fixture
+def stopped(short: Path, tmp_path: Path) -> Path:
+    """A run of ten steps of our own, finished."""
+    shutil.copytree(short, tmp_path / "short")
+    return tmp_path / "short"
+
+
+def begin(packs: dict[str, Path], out: Path) -> subprocess.Popen[bytes]:
+    sets = [word for one in [*SETS, f"train.steps={STEPS}"] for word in ("--set", one)]
+    words = ["train", "demo", "--photos", str(packs["photos"]), "--drawings", str(packs["drawings"])]
+    return subprocess.Popen(
+        [sys.executable, "-m", "fewtoon.cli", *words, "--out", str(out), "--device", "cpu", *sets],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+@needs_browser
+def test_a_training_is_watched_stopped_and_resumed(packs: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "first"
+    training = begin(packs, out)
+    wait(lambda: training.poll() is not None or len(Run(out).log()) > 3, 90)
+    training.send_signal(signal.SIGSTOP)  # it waits for us, on a fast machine too
+    assert training.poll() is None
+    with studio([out, *packs.values()]) as url, chromium() as browser:
+        visitor = Visitor(browser, url)
+        page = visitor.page
+        visitor.tab("Watch")
+        page.get_by_text("it runs").wait_for()
+        page.get_by_role("button", name="Stop").click()
+        page.get_by_text("It finishes its step, saves and ends.").wait_for()
+        training.send_signal(signal.SIGCONT)
+        assert training.wait(60) == 130
+        page.get_by_text("it is stopped").wait_for()
+        done = Run(out).log()[-1]["step"]
+        assert done < STEPS
+
+        page.get_by_role("button", name="Resume").click()
+        page.get_by_text("it is finished").wait_for(timeout=120_000)
+        page.get_by_text("best held-out KID x1000, at step").wait_for()
+        assert page.locator("svg[role=img] polyline").count() >= 2
+        slider = page.get_by_role("slider", name=re.compile("Preview"))
+        page.get_by_text("step 60", exact=True).wait_for()
+        slider.press("ArrowLeft")
+        page.get_by_text("step 40", exact=True).wait_for()
+
+        page.get_by_role("textbox", name="until step").fill("20")
+        page.get_by_role("button", name="Resume").click()
+        page.get_by_text("until step 20: it has done 60").wait_for()
+        visitor.leave()
+    whole = tmp_path / "whole"
+    train(settings(), *packs.values(), whole, device="cpu", quiet=True, track=())
+    assert Run(out).last.read_bytes() == Run(whole).last.read_bytes()
+    assert Run(out).log_file.read_bytes() == Run(whole).log_file.read_bytes()
+
+
+@needs_browser
+def test_trainings_are_compared_on_a_phone(stopped: Path, packs: dict[str, Path], tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    train(
+        config.load("demo", [*SETS, "train.steps=5"]),
+        *packs.values(),
+        other,
+        device="cpu",
+        quiet=True,
+        track=(),
+    )
+    with studio([stopped, other]) as url, chromium() as browser:
+        visitor = Visitor(browser, url, 390, 844, color_scheme="dark")
+        page = visitor.page
+        page.get_by_label("More tabs").click()
+        page.get_by_role("button", name="Watch").last.click()
+        page.get_by_text("step 10 of 10; it is finished").wait_for()
+        page.get_by_label("Training", exact=True).first.click()
+        page.get_by_role("option", name="other").click()
+        page.get_by_text("step 5 of 5; it is finished").wait_for()
+        page.get_by_role("button", name="Compare trainings").click()
+        box = page.get_by_label("Trainings")
+        for name in ("short", "other"):
+            box.click()
+            page.get_by_role("option", name=name).click()
+        page.locator("table td", has_text="short").wait_for()
+        page.locator("table td", has_text="other").wait_for()
+        assert page.locator(".legend").last.inner_text().startswith("short")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        visitor.leave()
+
+
+def test_a_training_that_cannot_go_on_says_why(stopped: Path, packs: dict[str, Path]) -> None:
+    training = Training(stopped, "short")
+    with pytest.raises(Problem, match="finished: to go on, say until which step"):
+        training.resume(list(packs.values()))
+    with pytest.raises(Problem, match="does not run"):
+        training.stop()
+    facts = json.loads((stopped / "run.json").read_text())
+    facts["packs"]["photos"]["path"] = "/nowhere"
+    (stopped / "run.json").write_text(json.dumps(facts))
+    with pytest.raises(Problem, match=r"the pack of photos of 'short' \(/nowhere, hash .* is not here"):
+        training.resume([packs["drawings"]], steps=20)
+    # Its settings are changed behind our back: the training that is started says so, and the page too.
+    text = (stopped / "config.yaml").read_text()
+    (stopped / "config.yaml").write_text(text.replace("method: ugatit", "method: ugatitt"))
+    training.resume(list(packs.values()), steps=20)
+    wait(lambda: training.look().state != "starting", 90)
+    assert "ugatitt" in str(training.look().error)
+
+
+def test_nobody_is_signalled_who_does_not_hold_the_run(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[int, int]] = []
+    real = os.kill
+    monkeypatch.setattr(
+        os, "kill", lambda process, number: sent.append((process, number)) if number else real(process, 0)
+    )
+    (stopped / ".lock").write_text(f"{os.getppid()}\n")  # alive, and no training
+    assert Run(stopped).holder() is None
+    with pytest.raises(Problem, match="does not run"):
+        Training(stopped, "short").stop()
+    for text in ("", "-1\n", "0\n", "1\n", "x\n", "9" * 19):
+        (stopped / ".lock").write_text(text)
+        assert Run(stopped).holder() is None
+    with Run(stopped).lock():
+        assert Run(stopped).holder() == os.getpid()
+        with pytest.raises(Problem, match="this very process"):
+            Training(stopped, "short").stop()
+    assert sent == []
+
+
+def test_a_log_is_read_as_it_grows(stopped: Path) -> None:
+    training = Training(stopped, "short")
+    assert training.look().step == 10
+    count = len(training.lines)
+    with open(stopped / "log.jsonl", "ab") as file:
+        file.write(b'{"step": 11, "G/photos/cycle": 1.0, "G/drawings/cycle": 3.0}\n{"step": 12, "G/pho')
+        file.flush()
+        assert training.look().step == 11
+        assert training.losses()["G cycle"][-1] == (11, 2.0)
+        file.write(b'tos/cycle": 5.0}\nnot json\n[]\n{"step": "x"}\n{"step": 11, "G/photos/cycle": 7}\n')
+    training.look()
+    assert len(training.lines) == count + 2  # step 12 was forgotten by whoever went back to 11
+    assert training.losses()["G cycle"][-1] == (11, 7)
+    (stopped / "log.jsonl").write_bytes(b"")
+    assert training.look().step == 0
+    assert training.losses() == {}
+
+
+@pytest.mark.parametrize("number", [None, -3, 0, 1e9, 2])
+def test_any_number_is_some_preview(stopped: Path, number: Any) -> None:
+    assert "step 10" in Tower(Shelf([stopped])).preview("short", number)
+
+
+def test_names_are_those_of_the_shelf(stopped: Path) -> None:
+    tower = Tower(Shelf([stopped]))
+    for name in ("../short", str(stopped), "<b>", ""):
+        with pytest.raises(Problem, match="no run"):
+            tower.facts(name)
+    with pytest.raises(Exception, match="a whole number"):
+        tower.resume("short", "1; rm")
+    assert "<script>" not in tower.compare(["short"], "<script>", False)
+
+
+# --- curves -------------------------------------------------------------------------------------------------
+
+
+def numbers(svg: str) -> list[float]:
+    return [float(n) for points in re.findall(r'points="([^"]*)"', svg) for n in re.split(r"[ ,]", points)]
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [(0, 1.0), (10, 2.0), (20, 0.5)],
+        [(5, 3.0)],
+        [(5, 3.0), (10, 3.0)],
+        [(1, 0.0), (2, 0.0)],
+        [(1, -1e308), (2, 1e308)],
+        [(1, 1e-300), (2, 2e-300)],
+        [(1, math.nan), (2, 1.0), (3, math.inf), (4, 2.0)],
+        [(i, math.sin(i)) for i in range(5000)],
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("log", [False, True])
+def test_curves_stay_within_their_frame(points: list[tuple[float, float]], log: bool) -> None:
+    svg = curves.chart({"a": points}, title="t", log=log)
+    found = numbers(svg)
+    assert all(0 <= n <= curves.WIDTH for n in found), svg[:500]
+    assert "nan" not in svg
+    assert len(found) <= 2 * curves.POINTS
+
+
+def test_nothing_to_draw_is_said() -> None:
+    assert "nothing yet" in curves.chart({"a": []}, title="KID")
+    assert "nothing yet" in curves.chart({"a": [(1, math.nan)]}, title="KID")
+    assert "nothing yet" in curves.chart({"a": [(1, -1.0)]}, title="KID", log=True)
+
+
+def test_a_curve_is_where_it_should_be_and_names_are_text() -> None:
+    svg = curves.chart({"<a>": [(0, 0.0), (100, 10.0)], "b": [(0, 10.0), (100, 0.0)]}, title="t<")
+    (x0, y0, x1, y1), (_, z0, _, z1) = (
+        [float(n) for n in re.split(r"[ ,]", points)]
+        for points in re.findall(r'polyline points="([^"]*)"', svg)
+    )
+    assert x0 == curves.LEFT
+    assert x1 == curves.WIDTH - curves.RIGHT
+    assert y0 > y1
+    assert (z0, z1) == (y1, y0)
+    assert "<a>" not in svg
+    assert "&lt;a&gt; <b>10</b>" in svg
