@@ -23,8 +23,9 @@ from fewtoon import style as styles
 from fewtoon.app.tiles import stamp
 from fewtoon.draw import Translator
 from fewtoon.errors import Problem, nearest
-from fewtoon.io.files import printable
+from fewtoon.io.files import file_hash, printable
 from fewtoon.latent.named import ENDING
+from fewtoon.latent.sources import Source, check_kind
 from fewtoon.run import Run
 from fewtoon.style import Style
 
@@ -39,6 +40,7 @@ class _Open:
     stamp: str  # of its file when it was read
     style: Style
     translator: Translator | None = None  # when somebody first sends a photo
+    source: Source | None = None  # when somebody first explores it
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,17 @@ class Shelf:
             if found.translator is None:
                 found.translator = Translator(found.style)
             return found.translator
+
+    def source(self, name: str) -> Source:
+        """A Style by its name as the latent tools take it. Raises Problem as `style` does, and for one that draws no
+        random numbers."""
+        with self._lock:
+            found = self._opened(name)
+            check_kind(found.style, name)
+            if found.source is None:
+                path = self.path("style", name)
+                found.source = Source(name, found.style, str(path), path, file_hash(path))
+            return found.source
 
     def _opened(self, name: str) -> _Open:
         path = self.path("style", name)

@@ -114,7 +114,7 @@ def edit(
         notes.append("the person is not looked at: name a face recognition file with --identity to keep it")
 
     start = first.method.truncated(codes.w, truncation)
-    way, losses = _ways(first, network, start, recipe, person, codes.names, progress)
+    way, losses = ways(first, network, start, recipe, person, codes.names, progress)
 
     def code(one: Source, alpha: float) -> Tensor:
         """(N, codes, W). Each style starts from where its own average leads, and goes the source's way."""
@@ -203,7 +203,7 @@ def strengths_of(text: str) -> list[float]:
         raise Problem(f"--strength {text!r}: write a number such as 1, or several: 0,1,2") from None
 
 
-def _ways(
+def ways(
     first: Source,
     network: clips.Clip,
     start: Tensor,
@@ -217,7 +217,7 @@ def _ways(
     Batches are always of one size: kernels chosen by the size of a batch would let neighbours change the last digits.
     """
     chunk = 1 if first.style.device.type == "cpu" else styles.GPU_CHUNK
-    ways: list[Tensor] = []
+    moves: list[Tensor] = []
     losses: list[dict[str, list[float]]] = []
     for at, part in zip(range(0, len(start), chunk), start.split(chunk)):
         full = torch.cat([part, part[-1:].expand(chunk - len(part), *part.shape[1:])])
@@ -231,10 +231,10 @@ def _ways(
             person,
             lambda steps, told=told: bar(steps, told, progress),  # type: ignore[misc]
         )
-        ways.append((moved.w - begin)[: len(part)].cpu())
+        moves.append((moved.w - begin)[: len(part)].cpu())
         for number in range(len(part)):
             losses.append({k: [values[0][number], values[-1][number]] for k, values in moved.losses.items()})
-    return torch.cat(ways), losses
+    return torch.cat(moves), losses
 
 
 def _cosines(network: clips.Clip, aim: Tensor, pictures: Sequence[Tensor]) -> list[list[float]]:

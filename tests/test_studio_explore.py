@@ -1,0 +1,299 @@
+"""The tab Explore: what the sliders draw is what the command line draws."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import fewtoon
+import translators
+from fewtoon import style as styles
+from fewtoon.app.caption import LONGEST, captioned
+from fewtoon.app.shelf import Shelf
+from fewtoon.app.tabs.explore import NONE, Room, Settings
+from fewtoon.errors import Problem
+from fewtoon.latent import named
+from fewtoon.latent.bench import Bench, Wish
+from fewtoon.latent.blend import Recipe, blend
+from fewtoon.latent.chain import Link
+from fewtoon.latent.codes import of_seeds
+from fewtoon.latent.direction import Direction
+from fewtoon.latent.edit import edit
+from fewtoon.latent.mix import mixed
+from fewtoon.latent.move import Move, move
+from fewtoon.latent.sample import sample
+from fewtoon.latent.sefa import sefa
+from fewtoon.latent.text import Recipe as Words
+from generators import SIZE, make
+from studios import Visitor, chromium, needs_browser, studio
+from test_edit import needs_library, small
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generator with a direction called hair, another of its family, one with groups, and a translator."""
+    top = tmp_path_factory.mktemp("explore")
+    styles.write(top / "faces.safetensors", make(1), {})
+    styles.write(top / "drawn.safetensors", make(2), {})
+    styles.write(top / "grouped.safetensors", make(3, ("women", "men"), conditional=True), {})
+    vector = torch.zeros(8)
+    vector[3] = 1.0
+    hair = Direction(vector, 0.7, (0, 1, 2), 6, (-2.0, 4.0))
+    named.save(named.place(top / "faces.safetensors"), {"hair": hair})
+    translators.save(top / "ink.safetensors", size=32, framing="as-is")
+    return top
+
+
+@pytest.fixture
+def room(folder: Path, tmp_path: Path) -> Room:
+    torch.set_num_threads(1)
+    return Room(Shelf(sorted(folder.glob("*[a-z].safetensors")), device="cpu", save=tmp_path / "saved"))
+
+
+def settings(**changes: Any) -> Settings:
+    start = Settings(
+        "faces", NONE, 0, 0.7, False, 1, "4px-8px", "sefa", 0, "all", 0, NONE, "8 px", 0, "", 0, NONE, "", "",
+        (0.0,) * 8,
+    )  # fmt: skip
+    return start._replace(**changes)
+
+
+def values(of: Settings) -> list[Any]:
+    return [*of[:-1], *of.named]
+
+
+def pixels(html: str, number: int = -1) -> np.ndarray:
+    """A picture on the page."""
+    data = html.split("data:image/png;base64,")[1:]
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data[number].split('"')[0]))))
+
+
+def drawn(room: Room, **changes: Any) -> np.ndarray:
+    return pixels(room.draw(*values(settings(**changes))))
+
+
+# --- the same pictures as the command line's -----------------------------------------------------------------------
+
+
+def test_a_seed_is_the_picture_of_sample(room: Room, folder: Path, tmp_path: Path) -> None:
+    sample(
+        [folder / "faces.safetensors"], tmp_path / "s", seeds=[5], truncation=[0.5], single=True, device="cpu"
+    )
+    (file,) = (path for path in (tmp_path / "s").rglob("*.png") if path.name != "sheet.png")
+    assert np.array_equal(drawn(room, seed=5, truncation=0.5), np.asarray(Image.open(file)))
+    assert not np.array_equal(drawn(room, seed=6, truncation=0.5), np.asarray(Image.open(file)))
+
+
+def test_a_group_is_drawn(room: Room, folder: Path) -> None:
+    style = fewtoon.load(folder / "grouped.safetensors", "cpu")
+    z = style.method.latents(1, 3)
+    own = styles.to_pixels(style.sample(z, 0.7, "men"))[0]
+    assert np.array_equal(drawn(room, style="grouped", group="men", seed=3), own)
+
+
+def test_named_sliders_are_those_of_move(room: Room, folder: Path, tmp_path: Path) -> None:
+    update = room.choose("faces")[4]
+    assert (update["label"], update["minimum"], update["maximum"], update["visible"]) == (
+        "hair",
+        -2.0,
+        4.0,
+        True,
+    )
+    where = tmp_path / "m"
+    move([folder / "faces.safetensors"], where, [Move("hair", (1.5, 1.5))], seeds=[4], steps=2, device="cpu")
+    from safetensors.torch import load_file
+
+    w = load_file(where / "latents.safetensors")["faces.w"][1:]
+    own = styles.to_pixels(fewtoon.load(folder / "faces.safetensors", "cpu").synthesis(w))[0]
+    assert np.array_equal(drawn(room, seed=4, named=(1.5, *(0.0,) * 7)), own)
+
+
+@pytest.mark.parametrize("by", ["sefa", "ganspace"])
+def test_components(room: Room, folder: Path, by: str) -> None:
+    source = room.shelf.source("faces")
+    still, far = (drawn(room, seed=2, by=by, component=1, strength=s, layers="4px-8px") for s in (0, 3))
+    assert np.abs(still.astype(int) - far).max() > 2
+    if by == "sefa":
+        direction = sefa(source.style, range(8), layers=(0, 1, 2))[1]
+        wish = Wish(2, moves=[(direction, 3.0)])
+        assert np.array_equal(far, Bench().picture(source, wish))
+
+
+def test_a_second_parent_gives_its_layers(room: Room) -> None:
+    source = room.shelf.source("faces")
+    w = mixed(of_seeds(source, [2]).w, of_seeds(source, [9]).w, (0, 1, 2))
+    own = styles.to_pixels(source.style.synthesis(source.method.truncated(w, 0.7)))[0]
+    assert np.array_equal(drawn(room, seed=2, parent=True, other=9), own)
+    assert np.array_equal(drawn(room, seed=2, parent=False, other=9), drawn(room, seed=2))
+
+
+def test_a_swap_is_drawn_and_saved_as_a_style(room: Room, folder: Path, tmp_path: Path) -> None:
+    low, high = (fewtoon.load(folder / f"{name}.safetensors", "cpu") for name in ("faces", "drawn"))
+    made = blend(low, high, Recipe(8, 0.5))
+    own = styles.to_pixels(made.sample(low.method.latents(1, 7), 0.7))[0]
+    wish = settings(seed=7, swap="drawn", resolution="8 px", width=0.5)
+    assert np.array_equal(pixels(room.draw(*values(wish))), own)
+    assert "saved as both.safetensors" in room.save_style("both", *values(wish))
+    again = fewtoon.load(tmp_path / "saved" / "both.safetensors", "cpu")
+    assert np.array_equal(styles.to_pixels(again.sample(low.method.latents(1, 7), 0.7))[0], own)
+    assert again.header["made_of"]["high"]["file"] == "drawn.safetensors"
+    assert "both" in room.generators()
+    with pytest.raises(gr.Error, match=r"there is a 'both\.safetensors' already"):
+        room.save_style("both", *values(wish))
+
+
+def test_a_picture_goes_on_to_a_translator(room: Room, folder: Path) -> None:
+    source = fewtoon.load(folder / "faces.safetensors", "cpu")
+    picture = styles.to_pixels(source.sample(source.method.latents(1, 1), 0.7))[0]
+    (own,) = Link(fewtoon.load(folder / "ink.safetensors", "cpu")).draw([picture], [None])
+    page = room.draw(*values(settings(seed=1, translator="ink")))
+    assert np.array_equal(pixels(page, 0), picture)
+    assert own is not None
+    assert np.array_equal(pixels(page, 1), own.drawing)
+
+
+@needs_library
+def test_words_are_those_of_edit(folder: Path, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    clip = small(tmp_path / "clip")
+    room = Room(Shelf([folder / "faces.safetensors"], device="cpu", clip=clip))
+    key = room.edit("a smiling face", "", 10, *values(settings(seed=3)))
+    recipe = Words("a smiling face", steps=10, identity=0)
+    where = tmp_path / "e"
+    edit(
+        folder / "faces.safetensors",
+        recipe,
+        clip,
+        where,
+        seeds=[3],
+        strengths=[1.0],
+        device="cpu",
+        single=True,
+    )
+    (own,) = (
+        path for path in where.rglob("*.png") if path.name != "sheet.png" and "1" in path.stem.split("-")[-1]
+    )
+    found = drawn(room, seed=3, edit=key, alpha=1.0)
+    assert np.abs(found.astype(int) - np.asarray(Image.open(own))).max() <= 1
+    assert np.array_equal(drawn(room, seed=3, edit=key, alpha=-1), drawn(room, seed=3))
+    with pytest.raises(gr.Error, match="this edit is no longer here"):
+        drawn(room, edit="x")
+
+
+# --- captions ---------------------------------------------------------------------------------------------------
+
+
+def test_captions_are_written_and_fit() -> None:
+    picture = np.full((256, 256, 3), 90, np.uint8)
+    assert captioned(picture) is picture
+    assert captioned(picture, "  ", "") is picture
+    for text in ("hello", "word " * 30, "w" * LONGEST, "ÄÖÜ ß ñ \u200b"):
+        found = captioned(picture, text, "below")
+        assert found.shape == (512, 512, 3)
+        assert (found != 90).any(axis=(1, 2))[:256].any()
+        assert (found != 90).any(axis=(1, 2))[256:].any()
+        assert (found[:, :2] == 90).all(), "it touches the edge"
+    with pytest.raises(Problem, match="201 characters: at most 200"):
+        captioned(picture, "x" * 201)
+
+
+def test_a_picture_is_saved_where_it_may_be(room: Room, tmp_path: Path) -> None:
+    shown = settings(seed=3, above="hi")
+    assert "saved as funny.png" in room.save_picture("funny", *values(shown))
+    saved = np.asarray(Image.open(tmp_path / "saved" / "funny.png"))
+    assert np.array_equal(saved, pixels(room.draw(*values(shown))))
+    for name in ("../x", "", "a/b", ".hidden", "a\0b", "x" * 81, "CON.", "a..b", str(tmp_path)):
+        with pytest.raises(gr.Error, match=r"use letters, digits|choose another name"):
+            room.save_picture(name, *values(shown))
+    assert [path.name for path in (tmp_path / "saved").iterdir()] == ["funny.png"]
+
+
+# --- what a page may not say --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"style": "../faces.safetensors"}, "no style"),
+        ({"style": "ink"}, "ink"),
+        ({"group": "men"}, "every group alike"),
+        ({"seed": -1}, "seed -1"),
+        ({"seed": 0.5}, "whole number"),
+        ({"seed": "7"}, "seed 7"),
+        ({"seed": True}, "seed True"),
+        ({"truncation": float("nan")}, "truncation nan"),
+        ({"truncation": 99}, "truncation 99"),
+        ({"strength": 1e9}, "strength"),
+        ({"strength": 1, "component": 99}, "component 99"),
+        ({"strength": 1, "by": "evil"}, "sefa or ganspace"),
+        ({"strength": 1, "layers": "1" * 5000}, "--layers"),
+        ({"parent": True, "mix_layers": "x"}, "--layers"),
+        ({"swap": "nobody"}, "no style 'nobody'"),
+        ({"swap": "drawn", "resolution": "7 px"}, "resolution '7 px'"),
+        ({"swap": "drawn", "width": -1}, "smoothness"),
+        ({"swap": "nobody else"}, "no style"),
+        ({"translator": "faces"}, "translates no photos"),
+        ({"named": (5.0, *(0.0,) * 7)}, "hair 5"),
+        ({"above": "x" * 201}, "201 characters"),
+    ],
+)
+def test_values_of_an_enemy(room: Room, changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(gr.Error) as refused:
+        drawn(room, **changes)
+    assert told in str(refused.value)
+
+
+# --- a person -----------------------------------------------------------------------------------------------------
+
+
+@needs_browser
+def test_a_person_explores(folder: Path, tmp_path: Path) -> None:
+    paths = [folder / f"{name}.safetensors" for name in ("faces", "drawn", "ink")]
+    with studio(paths, save=tmp_path / "saved") as url, chromium() as browser:
+        visitor = Visitor(browser, url)
+        page = visitor.page
+        visitor.tab("Explore")
+        shown = page.locator(".bench img").last
+
+        def changed(before: str) -> str:
+            page.wait_for_function(
+                "before => [...document.querySelectorAll('.bench img')].pop()?.src !== before", arg=before
+            )
+            return str(shown.get_attribute("src"))
+
+        shown.wait_for()
+        first = str(shown.get_attribute("src"))
+        page.get_by_label("Seed", exact=True).fill("5")
+        now = changed(first)
+        page.get_by_role("slider", name="hair").press("ArrowRight")
+        now = changed(now)
+        page.get_by_role("button", name="Components").click()
+        page.get_by_role("slider", name="Strength").press("ArrowRight")
+        now = changed(now)
+        page.get_by_role("button", name="Swap layers").click()
+        page.get_by_label("Style above the resolution").click()
+        page.get_by_role("option", name="drawn").click()
+        now = changed(now)
+        page.get_by_role("button", name="Caption").click()
+        page.get_by_label("Above", exact=True).press_sequentially("Hello")
+        changed(now)
+        page.get_by_role("button", name="Save", exact=True).click()
+        page.get_by_label("Name", exact=True).fill("my own")
+        page.get_by_role("button", name="Save the swap as a style").click()
+        page.get_by_text("saved as my own.safetensors").wait_for()
+        assert fewtoon.load(tmp_path / "saved" / "my own.safetensors", "cpu").size == SIZE
+        link = page.locator(".bench a.save")
+        assert link.get_attribute("download") == "faces-5.png"
+        assert link.get_attribute("href") == shown.get_attribute("src")
+        before = str(shown.get_attribute("src"))
+        page.get_by_role("button", name="Another").click()
+        changed(before)
+        visitor.leave()
