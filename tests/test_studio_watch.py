@@ -13,12 +13,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from fewtoon import config
 from fewtoon.app import curves
 from fewtoon.app.shelf import Shelf
-from fewtoon.app.tabs.watch import Tower
+from fewtoon.app.tabs.watch import Tower, build
 from fewtoon.app.trainings import Training
 from fewtoon.data import world
 from fewtoon.data.prepare import prepare
@@ -213,7 +214,7 @@ def test_a_log_is_read_as_it_grows(stopped: Path) -> None:
     assert training.losses() == {}
 
 
-@pytest.mark.parametrize("number", [None, -3, 0, 1e9, 2])
+@pytest.mark.parametrize("number", [None, -3, 0, 1e9, 2, math.nan, math.inf, "x", [1]])
 def test_any_number_is_some_preview(stopped: Path, number: Any) -> None:
     assert "step 10" in Tower(Shelf([stopped])).preview("short", number)
 
@@ -244,6 +245,8 @@ def numbers(svg: str) -> list[float]:
         [(1, 0.0), (2, 0.0)],
         [(1, -1e308), (2, 1e308)],
         [(1, 1e-300), (2, 2e-300)],
+        [(1, 5e-324), (2, 5e-324)],
+        [(10**400, 1.0), (2, 2.0), (3, 10**400), (4, 1.0)],
         [(1, math.nan), (2, 1.0), (3, math.inf), (4, 2.0)],
         [(i, math.sin(i)) for i in range(5000)],
     ],
@@ -275,3 +278,91 @@ def test_a_curve_is_where_it_should_be_and_names_are_text() -> None:
     assert (z0, z1) == (y1, y0)
     assert "<a>" not in svg
     assert "&lt;a&gt; <b>10</b>" in svg
+
+
+# --- what is damaged, or meant to do harm ---------------------------------------------------------------------
+
+
+def test_a_second_stop_is_not_a_second_ctrl_c(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "import sys\nfrom fewtoon.run import Run\nwith Run(sys.argv[1]).lock(): print(1, flush=True); input()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(stopped)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    sent: list[int] = []
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline()
+        real = os.kill
+        monkeypatch.setattr(os, "kill", lambda one, number: sent.append(one) if number else real(one, 0))
+        training = Training(stopped, "short")
+        training.stop()
+        with pytest.raises(Problem, match="was asked to stop already"):
+            training.stop()
+        assert sent == [holder.pid]
+    finally:
+        monkeypatch.undo()
+        holder.kill()
+        holder.wait()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
+def test_the_number_of_a_process_elsewhere_is_no_holder_here(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As from another container: the lock is held, and the number is that of a process that has no part in it."""
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        with Run(stopped).lock():
+            (stopped / ".lock").write_text(f"{other.pid}\n")
+            assert Run(stopped).holder() == other.pid
+            with pytest.raises(Problem, match="not trained by the process"):
+                Training(stopped, "short").stop()
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_a_damaged_training_does_not_hide_the_others(stopped: Path, tmp_path: Path) -> None:
+    shutil.copytree(stopped, tmp_path / "bad")
+    shelf = Shelf([tmp_path / "bad", stopped])
+    (tmp_path / "bad" / "config.yaml").write_text("model: {")
+    with gr.Blocks():
+        build(shelf)
+    tower = Tower(shelf)
+    assert "cannot be read" in tower.choose("bad")[3]
+    assert "step 10 of 10" in tower.choose("short")[3]
+    assert "choose a training" in tower.choose([])[3]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "value", ["NaN", "Infinity", "-Infinity", "9" * 400, "true", '"x"', "null", "[1]", "1e-320"]
+)
+@pytest.mark.parametrize("log", [False, True])
+def test_odd_values_in_a_log_are_not_drawn(stopped: Path, value: str, log: bool) -> None:
+    with open(stopped / "log.jsonl", "a") as file:
+        for key in ("step", "kid", "kid_low", "skipped", "health", "G/photos/cycle", "change"):
+            file.write(json.dumps({"step": 11, key: None}).replace("null", value) + "\n")
+    tower = Tower(Shelf([stopped]))
+    shown = tower.facts("short") + tower.kid("short") + tower.losses("short", tower.choices("short"), log)
+    assert "nan" not in shown
+    assert "polyline" in shown
+
+
+def test_the_page_follows_the_latest_preview_until_somebody_goes_back(stopped: Path) -> None:
+    tower = Tower(Shelf([stopped]))
+    *_, asked, _facts, _kid, _box, _losses, slider, shown, latest = tower.choose("short")
+    assert "step 10<" in shown
+    assert tower.tick(asked, latest)[0] == gr.skip()
+    shutil.copy(stopped / "previews" / "step-00000010.png", stopped / "previews" / "step-00000020.png")
+    *_, slider, shown, _ = tower.tick(asked, latest)
+    assert slider["value"] == 2
+    assert "step 20<" in shown
+    shown, back = tower.choose_preview(asked, 1)
+    assert "step 10<" in shown
+    *_, slider, shown, _ = tower.tick(back, latest)
+    assert "value" not in slider
+    assert shown == gr.skip()
+    assert tower.choose_preview(back, 2)[1] == asked

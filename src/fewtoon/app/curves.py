@@ -8,7 +8,7 @@ from html import escape
 
 WIDTH, HEIGHT = 640, 260
 LEFT, RIGHT, TOP, BOTTOM = 52, 26, 12, 28  # pixels around the curves
-LARGEST = 1e100  # what is beyond it is no loss any more, and its differences are no floats
+LARGEST, SMALLEST = 1e100, 1e-100  # what is beyond is no loss any more, and its differences are no floats
 POINTS = 300  # of one line; more are put together
 COLOURS = ("var(--accent)", "#3d8296", "#8f6cb5", "#6d9136", "#c28a26", "#b5577f", "#4d76c2", "var(--mark)")
 
@@ -96,11 +96,11 @@ class _Axis:
 
 
 def _fine(value: float, log: bool) -> bool:
-    return isinstance(value, (int, float)) and abs(value) < LARGEST and (value > 0 or not log)
+    return abs(value) < LARGEST and (value > SMALLEST or not log)
 
 
 def _drawable(points: Points, log: bool) -> list[tuple[float, float]]:
-    return [(x, y) for x, y in points if _fine(y, log) and math.isfinite(x)]
+    return [(x, y) for x, y in points if _fine(y, log) and _fine(x, False)]
 
 
 def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

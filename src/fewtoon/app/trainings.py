@@ -21,6 +21,7 @@ from fewtoon.run import Run
 OUTPUT = "train.log"  # in the run folder: what a resumed training says
 NOT_LOSSES = ("gradient", "rate", "skipped", "visits", "step")
 MOST_STEPS = 100_000_000
+LARGEST = 1e100  # what is beyond it is no value that was measured
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Training:
             None  # when the log was written to, and the step, at the first look
         )
         self._child: subprocess.Popen[bytes] | None = None
+        self._asked: tuple[int, float] | None = None  # the process that was asked to stop, and when it began
 
     # --- looking -----------------------------------------------------------------------------------------
 
@@ -62,12 +64,13 @@ class Training:
         """Read what is new. Raises Problem when the run is damaged."""
         self._read_log()
         config = self.run.config()
-        steps = int(config["train"].get("steps") or 0)
+        asked = config["train"].get("steps")
+        steps = asked if _number(asked) and isinstance(asked, int) else 0
         step = max((line["step"] for line in self.lines), default=0)
         running = self.run.holder() is not None
         speed = self._speed(step) if running else None
         kids = [(float(line["kid"]), int(line["step"])) for line in self.lines if _number(line.get("kid"))]
-        healths = [str(line["health"]) for line in self.lines if "health" in line]
+        healths = [line["health"] for line in self.lines if isinstance(line.get("health"), str)]
         skipped = [line["skipped"] for line in self.lines if _number(line.get("skipped"))]
         return Seen(
             name=self.name,
@@ -96,7 +99,7 @@ class Training:
             for text in data.splitlines():
                 with suppress(ValueError, RecursionError):
                     line = json.loads(text)
-                    if isinstance(line, dict) and isinstance(line.get("step"), int):
+                    if isinstance(line, dict) and isinstance(line.get("step"), int) and _number(line["step"]):
                         while self.lines and self.lines[-1]["step"] > line["step"]:
                             self.lines.pop()
                         self.lines.append(line)
@@ -156,16 +159,27 @@ class Training:
     # --- stopping and resuming ---------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Ask it to end as Ctrl-C does: the step is finished and saved. Raises Problem when it does not run."""
+        """Ask it to end as Ctrl-C does: the step is finished and saved.
+
+        Raises Problem when it does not run, when it was asked before (a second Ctrl-C would end it at once, without
+        saving), and when the process that is named as its holder is another one.
+        """
         process = self.run.holder()
         if process is None:
             raise Problem(f"{self.name!r} does not run, as far as this machine can tell")
         if process == os.getpid():
             raise Problem(f"{self.name!r} is trained by this very process: end that")
+        if not _has_open(process, self.run.path / ".lock"):  # a number of another container, say
+            raise Problem(
+                f"{self.name!r} is not trained by the process {process} of this machine: stop it where it was started"
+            )
+        if self._asked == (process, self._began()):
+            raise Problem(f"{self.name!r} was asked to stop already: it finishes its step and saves first")
         try:
             os.kill(process, signal.SIGINT)
         except OSError as error:
             raise Problem(f"process {process} cannot be asked to stop ({error.strerror})") from None
+        self._asked = (process, self._began())
 
     def resume(self, packs: Sequence[Path], steps: int | None = None, device: str | None = None) -> None:
         """Start the training again in a process of its own, which outlives this one.
@@ -243,4 +257,20 @@ class Training:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Whether it is a number that can be drawn: neither NaN nor infinite."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST
+
+
+def _has_open(process: int, file: Path) -> bool:
+    """Whether a process has a file open. True where the system does not tell (macOS)."""
+    if not Path("/proc/self/fd").is_dir():
+        return True
+    try:
+        opened = list(Path(f"/proc/{process}/fd").iterdir())
+    except OSError:
+        return False
+    for one in opened:
+        with suppress(OSError):
+            if one.samefile(file):
+                return True
+    return False

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
@@ -26,6 +29,7 @@ STATES = {"running": "runs", "starting": "starts", "finished": "is finished", "s
 CSS = """
 .legend span { margin-right: 1.1em; white-space: nowrap; }
 .preview { max-width: 40rem; }
+@media (max-width: 36rem) { .sheet svg text { font-size: 20px; } }
 .legend .key { border-radius: .2em; margin: 0 .35em 0 0; }
 """
 
@@ -40,40 +44,48 @@ def build(shelf: Shelf) -> None:
         )
         return
     tower = Tower(shelf)
-    first = tower.choices(names[0])
     run = gr.Dropdown(names, value=names[0], label="Training")
-    facts = gr.HTML(tower.facts(names[0]))
+    facts = gr.HTML()
     with gr.Row():
         stop = gr.Button("Stop")
         resume = gr.Button("Resume", variant="primary")
         until = gr.Textbox(label="until step", placeholder="as it was asked for", max_length=9)
-    kid = gr.HTML(tower.kid(names[0]))
-    with gr.Row(equal_height=True):
-        chosen = gr.Dropdown(first, value=first[:AT_ONCE], multiselect=True, label="Losses", scale=4)
-        log = gr.Checkbox(False, label="logarithmic", min_width=140)
-    losses = gr.HTML(tower.losses(names[0], first[:AT_ONCE], False))
-    count = len(tower.previews(names[0]))
-    number = gr.Slider(1, max(2, count), value=max(1, count), step=1, label="Preview", interactive=True)
-    preview = gr.HTML(tower.preview(names[0], count))
+    kid = gr.HTML()
+    chosen = gr.Dropdown([], value=[], multiselect=True, label="Losses")
+    log = gr.Checkbox(False, label="logarithmic")
+    losses = gr.HTML()
+    number = gr.Slider(1, 2, value=1, step=1, label="Preview", interactive=True)
+    preview = gr.HTML()
     with gr.Accordion("Compare trainings", open=False):
         several = gr.Dropdown(names, value=[], multiselect=True, max_choices=AT_ONCE, label="Trainings")
-        what = gr.Dropdown([KID, *first], value=KID, label="What")
+        what = gr.Dropdown([KID], value=KID, label="What")
         compared = gr.HTML()
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    # The clock reads these alone: a widget may hold what belongs to the training that was chosen before.
+    asked = gr.State(Asked(names[0]))
     latest = gr.State(())  # what the page shows, so that nothing is drawn twice
     all_of = [facts, kid, chosen, losses, number, preview, latest]
-    run.input(tower.choose, run, [chosen, until], **quiet).then(
-        tower.everything, [run, chosen, log, number], all_of, **quiet
-    )
-    gr.Timer(SECONDS).tick(tower.tick, [run, chosen, log, number, latest], all_of, **quiet)
+    gr.on(None, functools.partial(tower.choose, names[0]), None, [log, until, asked, *all_of], **quiet)
+    run.input(tower.choose, run, [log, until, asked, *all_of], **quiet)
+    gr.Timer(SECONDS).tick(tower.tick, [asked, latest], all_of, **quiet)
     for widget in (chosen, log):
-        widget.input(look.told(tower.losses), [run, chosen, log], losses, **quiet)
-    number.input(look.told(tower.preview), [run, number], preview, **quiet)
+        widget.input(tower.choose_losses, [asked, chosen, log], [losses, asked], **quiet)
+    number.input(tower.choose_preview, [asked, number], [preview, asked], **quiet)
     stop.click(tower.stop, run, facts, **quiet)
     resume.click(tower.resume, [run, until], facts, **quiet)
-    for widget in (several, what):
-        widget.input(look.told(tower.compare), [several, what, log], compared, **quiet)
+    several.input(tower.choose_several, [several, what, log], [what, compared], **quiet)
+    what.input(look.told(tower.compare), [several, what, log], compared, **quiet)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What somebody wants to see. losses: None: the first ones. number: of the preview; None: always the latest."""
+
+    name: str
+    losses: tuple[str, ...] | None = None
+    log: bool = False
+    number: int | None = None
 
 
 class Tower:
@@ -85,6 +97,8 @@ class Tower:
         self._lock = threading.RLock()
 
     def _training(self, name: str) -> Training:
+        if not isinstance(name, str):
+            raise Problem("choose a training")
         with self._lock:
             if name not in self._trainings:
                 self._trainings[name] = Training(self.shelf.path("run", name), name)
@@ -146,7 +160,7 @@ class Tower:
         found = self.previews(name)
         if not found:
             return look.sheet('<p class="soft">No preview yet.</p>')
-        step, path = found[min(max(int(number or 1), 1), len(found)) - 1]
+        step, path = found[min(max(_whole(number), 1), len(found)) - 1]
         try:
             data = path.read_bytes() if path.stat().st_size <= MOST_BYTES else b""
         except OSError:
@@ -154,43 +168,46 @@ class Tower:
         shown = look.figure(data, f"step {step:,}", f"preview of step {step}")
         return look.sheet(f'<div class="preview">{shown}</div>') if data else ""
 
-    @look.told
-    def choose(self, name: str) -> tuple[Any, Any]:
-        """The widgets after another training was chosen."""
-        losses = self.choices(name)
-        return gr.update(choices=losses, value=losses[:AT_ONCE]), ""
+    def choose(self, name: str) -> tuple[Any, ...]:
+        """All of a training, its first losses and its latest preview."""
+        asked = Asked(name)
+        return False, "", asked, *self.tick(asked, ())
 
-    @look.told
-    def everything(self, name: str, chosen: list[str], log: bool, number: float) -> tuple[Any, ...]:
-        """All of a training, its latest preview."""
-        count = len(self.previews(name))
-        slider = gr.update(maximum=max(2, count), value=max(1, count))
-        return *self._curves(name, chosen, log), slider, self.preview(name, count), self._state(name)
-
-    def _curves(self, name: str, chosen: list[str], log: bool) -> tuple[Any, ...]:
-        """Of a training that had nothing to show before, all losses are chosen."""
-        found = self.choices(name)
-        names = chosen or found[:AT_ONCE]
-        update = gr.update(choices=found, value=names)
-        return self.facts(name), self.kid(name), update, self.losses(name, names, log)
-
-    def tick(
-        self, name: str, chosen: list[str], log: bool, number: float, latest: tuple[Any, ...]
-    ) -> tuple[Any, ...]:
-        """As `everything`, but nothing where nothing has changed, and the preview stays where somebody looks at an
-        older one."""
+    def tick(self, asked: Asked, latest: tuple[Any, ...]) -> tuple[Any, ...]:
+        """All that is asked for, but nothing where nothing has changed."""
+        name = asked.name
         try:
             now = self._state(name)
             if now == tuple(latest):
                 return (gr.skip(),) * 7
-            count = len(self.previews(name))
-            before = latest[-1] if latest else count
-            if int(number) >= before:
-                return self.everything(name, chosen, log, number)
+            found, count = self.choices(name), len(self.previews(name))
+            losses = found[:AT_ONCE] if asked.losses is None else list(asked.losses)
             slider = gr.update(maximum=max(2, count))
-            return *self._curves(name, chosen, log), slider, gr.skip(), now
-        except Problem as problem:  # it is told once, in its place, not every few seconds
-            return look.note(str(problem)), *(gr.skip(),) * 6
+            if asked.number is None:
+                slider["value"] = max(1, count)
+            return (
+                self.facts(name),
+                self.kid(name),
+                gr.update(choices=found, value=losses),
+                self.losses(name, losses, asked.log),
+                slider,
+                self.preview(name, count) if asked.number is None else gr.skip(),
+                now,
+            )
+        except Problem as problem:  # one that is damaged does not keep the others from being seen
+            return look.note(str(problem)), "", gr.update(choices=[], value=[]), "", gr.skip(), "", ()
+
+    @look.told
+    def choose_losses(self, asked: Asked, losses: list[str] | None, log: bool) -> tuple[str, Asked]:
+        names = tuple(losses or ())[:AT_ONCE]
+        return self.losses(asked.name, names, log), replace(asked, losses=names, log=bool(log))
+
+    @look.told
+    def choose_preview(self, asked: Asked, number: float) -> tuple[str, Asked]:
+        """Another preview; the last one is followed by newer ones."""
+        number = _whole(number)
+        asked = replace(asked, number=number if number < len(self.previews(asked.name)) else None)
+        return self.preview(asked.name, number), asked
 
     def _state(self, name: str) -> tuple[Any, ...]:
         _, seen = self._look(name)
@@ -215,9 +232,16 @@ class Tower:
 
     # --- several -----------------------------------------------------------------------------------------
 
+    @look.told
+    def choose_several(self, names: list[str] | None, what: str, log: bool) -> tuple[Any, str]:
+        """The losses that can be compared, and the comparison."""
+        chosen = list(names or ())[:AT_ONCE]
+        losses = dict.fromkeys(loss for name in chosen for loss in self.choices(name))
+        return gr.update(choices=list(dict.fromkeys([KID, *losses, what]))), self.compare(chosen, what, log)
+
     def compare(self, names: Sequence[str], what: str, log: bool) -> str:
         """One curve for each training, and a table."""
-        names = list(names)[:AT_ONCE]
+        names = list(names or ())[:AT_ONCE]
         if not names:
             return look.sheet('<p class="soft">Choose two or more.</p>')
         found = {name: self._look(name) for name in names}
@@ -234,3 +258,8 @@ class Tower:
         head = "<th>training</th><th>method</th><th>state</th><th class=number>step</th><th class=number>best KID</th>"
         table = f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
         return look.sheet(chart(lines, title=str(what)[:80], log=bool(log)) + table)
+
+
+def _whole(number: Any) -> int:
+    """A number that a client sent, as a whole one; 1 for what is none."""
+    return int(number) if isinstance(number, (int, float)) and math.isfinite(number) else 1
