@@ -285,7 +285,7 @@ def test_a_person_explores(folder: Path, tmp_path: Path) -> None:
         page.get_by_role("button", name="Caption").click()
         page.get_by_label("Above", exact=True).press_sequentially("Hello")
         changed(now)
-        page.get_by_role("button", name="Save", exact=True).click()
+        page.get_by_role("button", name="Save").first.click()
         page.get_by_label("Name", exact=True).fill("my own")
         page.get_by_role("button", name="Save the swap as a style").click()
         page.get_by_text("saved as my own.safetensors").wait_for()
@@ -294,6 +294,6 @@ def test_a_person_explores(folder: Path, tmp_path: Path) -> None:
         assert link.get_attribute("download") == "faces-5.png"
         assert link.get_attribute("href") == shown.get_attribute("src")
         before = str(shown.get_attribute("src"))
-        page.get_by_role("button", name="Another").click()
+        page.get_by_role("button", name="Another", exact=True).click()
         changed(before)
         visitor.leave()
