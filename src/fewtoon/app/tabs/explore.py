@@ -238,11 +238,10 @@ class Room:
         drawn, pixels = self._drawn(settings)
         data = look.png(pixels)
         small = "pixels" if pixels.shape[0] < 256 else ""
-        shown = look.figure(data, f"{settings.style}, seed {int(settings.seed)}")
+        by = settings.style if settings.translator == NONE else settings.translator
+        shown = look.figure(data, f"{by}, seed {int(settings.seed)}")
         if pixels is not drawn and settings.translator != NONE:
-            shown = (
-                f'<div class="beside">{look.figure(look.png(drawn), "before the translator")}{shown}</div>'
-            )
+            shown = f'<div class="beside">{look.figure(look.png(drawn), settings.style)}{shown}</div>'
         link = look.download(data, f"{settings.style}-{int(settings.seed)}.png", "Download")
         return look.sheet(f'<div class="{small}">{shown}</div>{link}')
 

@@ -74,9 +74,10 @@ def build(shelf: Shelf) -> None:
             chosen = gr.CheckboxGroup(
                 drawers, value=drawers[:1], label="Styles", info=f"up to {SIDE_BY_SIDE}, side by side"
             )
+            groups = easel.groups(drawers[:1])
             group = gr.Dropdown(
-                easel.groups(drawers[:1]), value=styles.AUTO, label="Group",
-                info="auto: as the style reads the face", interactive=True,
+                groups, value=styles.AUTO, label="Group", info="auto: as the style reads the face",
+                interactive=True, visible=len(groups) > 1,
             )  # fmt: skip
         with gr.Column(scale=3, min_width=280):
             said = gr.HTML(
@@ -142,7 +143,8 @@ class Easel:
     def regroup(self, names: list[str], group: str) -> Any:
         """The choices of "Group" after other Styles were chosen."""
         choices = self.groups(names)
-        return gr.update(choices=choices, value=group if group in choices else styles.AUTO)
+        value = group if group in choices else styles.AUTO
+        return gr.update(choices=choices, value=value, visible=len(choices) > 1)
 
     # --- drawing ------------------------------------------------------------------------------------------
 
