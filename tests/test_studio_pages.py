@@ -88,7 +88,9 @@ def test_a_person_marks_and_reads(top: Path, url: str) -> None:
         page.frame_locator("iframe[src='report/run/0']").get_by_role("heading", name="Evaluated").wait_for()
         assert page.title() == "fewtoon"
         # What the tampered page wanted was not done: neither its script nor its picture.
-        assert [error for error in visitor.errors if "127.0.0.1:9" not in error and "sandboxed" not in error] == []
+        assert [
+            error for error in visitor.errors if "127.0.0.1:9" not in error and "sandboxed" not in error
+        ] == []
         assert failed["http://127.0.0.1:9/x.png"] == "csp"
         visitor.context.close()
 

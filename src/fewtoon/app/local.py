@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 ADDRESS = "127.0.0.1"
 NAMES = {"127.0.0.1", "localhost", "::1"}
 NOT_HERE = f"this page is for this machine only: open it as {ADDRESS}, not as {{!r}}"
+MAX_PATH = 1000  # characters of an address
 MAX_BODY = 1_000_000  # bytes of a request
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'self'",
@@ -49,6 +50,8 @@ class Local:
             await self.app(scope, receive, send)
             return
         refusal = refused(scope["method"], Headers(scope=scope))
+        if len(scope["path"]) > MAX_PATH:  # a number of thousands of digits is none to Python
+            refusal = 404, "there is nothing here"
         app = JSONResponse({"error": refusal[1]}, refusal[0]) if refusal else self.app
         await app(scope, receive, send_with_headers)
 

@@ -80,14 +80,6 @@ def sheet(body: str) -> str:
     return f'<div class="sheet">{body}</div>' if body else ""
 
 
-def frame(address: str, title: str) -> str:
-    """Another page of ours within this one, and a link that opens it alone."""
-    return sheet(
-        f'<p class="over"><a href="{escape(address)}" target="_blank">open alone</a></p>'
-        f'<iframe src="{escape(address)}" title="{escape(title)}" loading="lazy"></iframe>'
-    )
-
-
 def figure(data: bytes, caption: str, alt: str | None = None) -> str:
     """A PNG with a caption under it, as in the reports."""
     picture = f'<img src="{address(data)}" alt="{escape(alt or caption)}">'

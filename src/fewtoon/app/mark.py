@@ -45,10 +45,12 @@ def create_app(
     groups: Sequence[str] | None = None,
     finder: Finder | None = None,
     learn: Learn | None = None,
+    door: bool = True,
 ) -> Starlette:
     """The page for one folder, alone or mounted under a path that ends in "/".
 
-    finder, learn: see `fewtoon.app.proposals.Proposals`. `app.state.desk` and `app.state.proposals` are there
+    finder, learn: see `fewtoon.app.proposals.Proposals`. door: refuse what does not come from a page of ours on this
+    machine; False for whoever mounts it behind a door of its own. `app.state.desk` and `app.state.proposals` are there
     for whoever mounts it, who should call `app.state.proposals.close()` at the end.
     Raises Problem as Desk does.
     """
@@ -67,7 +69,7 @@ def create_app(
             Route("/pictures/{index:int}/thumbnail", page.thumbnail),
             Route("/groups", page.group, methods=["POST"]),
         ],
-        middleware=[Middleware(Local)],
+        middleware=[Middleware(Local)] if door else [],
         exception_handlers={HTTPException: _told, Problem: _cannot, BadPicture: _unreadable},
     )
     app.state.desk, app.state.proposals = desk, proposals

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from html import escape
 from pathlib import Path
 
 import gradio as gr
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import JSONResponse
+from starlette.responses import HTMLResponse
 from starlette.routing import BaseRoute, Mount
 from starlette.types import Receive, Scope, Send
 
@@ -16,8 +17,21 @@ from fewtoon.app import look
 from fewtoon.app.mark import create_app
 from fewtoon.app.shelf import Shelf
 from fewtoon.errors import Problem
+from fewtoon.metrics.page import page
 
 TITLE = "Mark"
+CSS = "@media (pointer: coarse) { .keys { display: none; } }"  # a phone has none
+
+# The frame keeps all keys to itself, and its Tab goes through every picture: Escape is the way out.
+LEAVE = """
+element.addEventListener("load", (event) => {
+  const page = event.target.contentDocument;
+  page?.addEventListener("keydown", (pressed) => {
+    if (pressed.key !== "Escape" || pressed.target.tagName === "INPUT") return;
+    if (!page.querySelector("#marks .chosen, dialog[open]")) element.querySelector("a").focus();
+  }, true);
+}, true);
+"""
 
 
 def build(shelf: Shelf) -> None:
@@ -30,17 +44,16 @@ def build(shelf: Shelf) -> None:
             )
         )
         return
-    page = gr.HTML(_frame(folders, folders[0]), render=False)
     if len(folders) > 1:
         chooser = gr.Dropdown(folders, value=folders[0], label="Folder")
-        chooser.input(look.told(lambda name: _frame(folders, name)), chooser, page, api_visibility="private")
-    page.render()
+    frame = gr.HTML(_frame(shelf, folders[0]), js_on_load=LEAVE)
+    if len(folders) > 1:
+        chooser.input(look.told(lambda name: _frame(shelf, name)), chooser, frame, api_visibility="private")
 
 
 def routes(shelf: Shelf) -> list[BaseRoute]:
-    return [
-        Mount(f"/mark/{i}", Marking(shelf.path("pictures", n))) for i, n in enumerate(shelf.names("pictures"))
-    ]
+    folders = [shelf.path("pictures", name) for name in shelf.names("pictures")]
+    return [Mount(f"/mark/{number}", Marking(folder)) for number, folder in enumerate(folders)]
 
 
 class Marking:
@@ -53,16 +66,19 @@ class Marking:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            app = await run_in_threadpool(self._opened)
+            app = self._app
+            if app is None:
+                app = await run_in_threadpool(self._opened)
         except Problem as problem:
-            await JSONResponse({"error": str(problem)}, 503)(scope, receive, send)
+            told = HTMLResponse(page("fewtoon mark", f"<p>{escape(str(problem))}</p>"), 503, _PLAIN)
+            await told(scope, receive, send)
             return
         await app(scope, receive, send)
 
     def _opened(self) -> Starlette:
         with self._lock:
             if self._app is None:
-                self._app = create_app(self.folder)
+                self._app = create_app(self.folder, door=False)  # the studio's own is in front
             return self._app
 
     def close(self) -> None:
@@ -71,7 +87,18 @@ class Marking:
             self._app.state.proposals.close()
 
 
-def _frame(folders: list[str], name: str) -> str:
-    if name not in folders:
-        raise Problem(f"no folder {name!r} here")
-    return look.frame(f"mark/{folders.index(name)}/", f"mark the faces in {name}")
+_PLAIN = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'",
+    "Cache-Control": "no-store",
+}
+
+
+def _frame(shelf: Shelf, name: str) -> str:
+    """The page of a folder within ours. Raises Problem for a folder that is not on the shelf."""
+    shelf.path("pictures", name)
+    address = f"mark/{shelf.names('pictures').index(name)}/"
+    return look.sheet(
+        f'<p class="over"><a href="{address}" target="_blank">open alone</a>'
+        '<span class="keys"> · Tab or a click goes into the page below, Esc leaves it</span></p>'
+        f'<iframe src="{address}" title="mark the faces in {escape(name)}" loading="lazy"></iframe>'
+    )
