@@ -80,6 +80,12 @@ def test_another_name_for_this_machine_is_refused(folder: Path, host: str | None
     assert not (folder / NAME).exists()
 
 
+def test_a_number_of_thousands_of_digits_is_no_picture(folder: Path) -> None:
+    with served(folder) as site:
+        for path in (f"/pictures/{'9' * 5000}", f"/pictures/0/tiles/{'9' * 5000}"):
+            assert site.ask(path)[0] == 404
+
+
 def test_the_loopback_names_are_answered(folder: Path) -> None:
     with served(folder) as site:
         for host in ("127.0.0.1", "localhost", f"localhost:{site.port}", "[::1]:80", "LOCALHOST"):
