@@ -136,6 +136,15 @@ def run(*words: str | Path) -> int:
 # --- moving ----------------------------------------------------------------------------------------------
 
 
+def test_one_direction_may_have_two_names(tmp_path: Path) -> None:
+    one = Direction(torch.eye(8)[2], 0.5, (0, 1), 6)
+    path = tmp_path / "a.directions.safetensors"
+    named.save(path, {"hair": one, "beard": one})
+    found = named.load(path)
+    assert list(found) == ["hair", "beard"]
+    assert torch.equal(found["hair"].vector, found["beard"].vector)
+
+
 def test_moving_moves_its_layers_and_leaves_the_others_as_they_are() -> None:
     w = torch.randn(3, CODES, WIDTH, generator=torch.Generator().manual_seed(0))
     vector = axes(0)[0]

@@ -47,7 +47,10 @@ SMALLER = {
     "--size 128": "--size 64",
 }
 # Lines that are not ours to run: set-up, downloads, and servers that would never end.
-NOT_RUN = ("make ", ". .venv/bin/activate", "tensorboard --logdir", "fewtoon mark", "fewtoon serve", "fewtoon models fetch")
+NOT_RUN = (
+    *("make ", ". .venv/bin/activate", "tensorboard --logdir"),
+    *("fewtoon mark", "fewtoon serve", "fewtoon models fetch"),
+)
 
 
 def blocks(document: str, kind: str) -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,10 @@ import translators
 from fewtoon import style as styles
 from fewtoon.app.caption import LONGEST, captioned
 from fewtoon.app.shelf import Shelf
-from fewtoon.app.tabs.explore import NONE, Room, Settings
+from fewtoon.app.tabs.explore import NAMED, NONE, Room, Settings
 from fewtoon.errors import Problem
 from fewtoon.latent import named
-from fewtoon.latent.bench import Bench, Wish
+from fewtoon.latent.bench import KEPT, SWAPS, Bench, Last, Wish
 from fewtoon.latent.blend import Recipe, blend
 from fewtoon.latent.chain import Link
 from fewtoon.latent.codes import of_seeds
@@ -61,7 +63,7 @@ def room(folder: Path, tmp_path: Path) -> Room:
 def settings(**changes: Any) -> Settings:
     start = Settings(
         "faces", NONE, 0, 0.7, False, 1, "4px-8px", "sefa", 0, "all", 0, NONE, "8 px", 0, "", 0, NONE, "", "",
-        (0.0,) * 8,
+        (0.0,) * NAMED,
     )  # fmt: skip
     return start._replace(**changes)
 
@@ -70,14 +72,22 @@ def values(of: Settings) -> list[Any]:
     return [*of[:-1], *of.named]
 
 
-def pixels(html: str, number: int = -1) -> np.ndarray:
+def page(room: Room, of: Settings) -> str:
+    """HTML of the picture. Raises Problem with what is told in its place."""
+    found, told = room.draw(*values(of))
+    if told:
+        raise Problem(told)
+    return str(found)
+
+
+def pixels(found: str, number: int = -1) -> np.ndarray:
     """A picture on the page."""
-    data = html.split("data:image/png;base64,")[1:]
+    data = found.split("data:image/png;base64,")[1:]
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(data[number].split('"')[0]))))
 
 
 def drawn(room: Room, **changes: Any) -> np.ndarray:
-    return pixels(room.draw(*values(settings(**changes))))
+    return pixels(page(room, settings(**changes)))
 
 
 # --- the same pictures as the command line's -----------------------------------------------------------------------
@@ -88,8 +98,9 @@ def test_a_seed_is_the_picture_of_sample(room: Room, folder: Path, tmp_path: Pat
         [folder / "faces.safetensors"], tmp_path / "s", seeds=[5], truncation=[0.5], single=True, device="cpu"
     )
     (file,) = (path for path in (tmp_path / "s").rglob("*.png") if path.name != "sheet.png")
-    assert np.array_equal(drawn(room, seed=5, truncation=0.5), np.asarray(Image.open(file)))
-    assert not np.array_equal(drawn(room, seed=6, truncation=0.5), np.asarray(Image.open(file)))
+    found = page(room, settings(seed=5, truncation=0.5))
+    assert base64.b64decode(found.split("base64,")[1].split('"')[0]) == file.read_bytes()
+    assert not np.array_equal(drawn(room, seed=6, truncation=0.5), pixels(found))
 
 
 def test_a_group_is_drawn(room: Room, folder: Path) -> None:
@@ -100,20 +111,16 @@ def test_a_group_is_drawn(room: Room, folder: Path) -> None:
 
 
 def test_named_sliders_are_those_of_move(room: Room, folder: Path, tmp_path: Path) -> None:
-    update = room.choose("faces")[4]
-    assert (update["label"], update["minimum"], update["maximum"], update["visible"]) == (
-        "hair",
-        -2.0,
-        4.0,
-        True,
-    )
+    update = room.choose("faces", "")[6]
+    found = [update[key] for key in ("label", "minimum", "maximum", "visible")]
+    assert found == ["hair", -2.0, 4.0, True]
     where = tmp_path / "m"
     move([folder / "faces.safetensors"], where, [Move("hair", (1.5, 1.5))], seeds=[4], steps=2, device="cpu")
     from safetensors.torch import load_file
 
     w = load_file(where / "latents.safetensors")["faces.w"][1:]
     own = styles.to_pixels(fewtoon.load(folder / "faces.safetensors", "cpu").synthesis(w))[0]
-    assert np.array_equal(drawn(room, seed=4, named=(1.5, *(0.0,) * 7)), own)
+    assert np.array_equal(drawn(room, seed=4, named=(1.5, *(0.0,) * (NAMED - 1))), own)
 
 
 @pytest.mark.parametrize("by", ["sefa", "ganspace"])
@@ -140,7 +147,7 @@ def test_a_swap_is_drawn_and_saved_as_a_style(room: Room, folder: Path, tmp_path
     made = blend(low, high, Recipe(8, 0.5))
     own = styles.to_pixels(made.sample(low.method.latents(1, 7), 0.7))[0]
     wish = settings(seed=7, swap="drawn", resolution="8 px", width=0.5)
-    assert np.array_equal(pixels(room.draw(*values(wish))), own)
+    assert np.array_equal(pixels(page(room, wish)), own)
     assert "saved as both.safetensors" in room.save_style("both", *values(wish))
     again = fewtoon.load(tmp_path / "saved" / "both.safetensors", "cpu")
     assert np.array_equal(styles.to_pixels(again.sample(low.method.latents(1, 7), 0.7))[0], own)
@@ -154,10 +161,10 @@ def test_a_picture_goes_on_to_a_translator(room: Room, folder: Path) -> None:
     source = fewtoon.load(folder / "faces.safetensors", "cpu")
     picture = styles.to_pixels(source.sample(source.method.latents(1, 1), 0.7))[0]
     (own,) = Link(fewtoon.load(folder / "ink.safetensors", "cpu")).draw([picture], [None])
-    page = room.draw(*values(settings(seed=1, translator="ink")))
-    assert np.array_equal(pixels(page, 0), picture)
+    found = page(room, settings(seed=1, translator="ink"))
+    assert np.array_equal(pixels(found, 0), picture)
     assert own is not None
-    assert np.array_equal(pixels(page, 1), own.drawing)
+    assert np.array_equal(pixels(found, 1), own.drawing)
 
 
 @needs_library
@@ -184,8 +191,61 @@ def test_words_are_those_of_edit(folder: Path, tmp_path: Path) -> None:
     found = drawn(room, seed=3, edit=key, alpha=1.0)
     assert np.abs(found.astype(int) - np.asarray(Image.open(own))).max() <= 1
     assert np.array_equal(drawn(room, seed=3, edit=key, alpha=-1), drawn(room, seed=3))
-    with pytest.raises(gr.Error, match="this edit is no longer here"):
+    with pytest.raises(Problem, match="this edit is no longer here"):
         drawn(room, edit="x")
+
+
+# --- the widgets ---------------------------------------------------------------------------------------------------
+
+
+def test_a_slider_can_rest(room: Room, tmp_path: Path) -> None:
+    """A direction of which only strengths far from 0 were looked at."""
+    styles.write(tmp_path / "other.safetensors", make(4), {})
+    vector = torch.zeros(8)
+    vector[0] = 1.0
+    one = Direction(vector, 1.0, (0,), 6, (1.0, 3.0))
+    named.save(
+        named.place(tmp_path / "other.safetensors"),
+        {"old": one, "young": replace(one, vector=-vector, range=(-3.0, -1.0))},
+    )
+    room.shelf.add(tmp_path / "other.safetensors")
+    old, young = room.choose("other", "faces")[6:8]
+    assert (old["minimum"], old["maximum"], young["minimum"], young["maximum"]) == (0.0, 3.0, -3.0, 0.0)
+    still = drawn(room, style="other")
+    assert not np.array_equal(still, drawn(room, style="other", named=(3.0, *(0.0,) * (NAMED - 1))))
+
+
+def test_what_comes_later_is_found(folder: Path) -> None:
+    room = Room(Shelf([folder / "ink.safetensors"], device="cpu"))
+    missing, desk, style, translator = room.lists(None)
+    assert (missing["visible"], desk["visible"], style["value"]) == (True, False, None)
+    assert translator["choices"] == [NONE, "ink"]
+    assert room.choose(None, "")[0] == ""
+    assert room.draw(*values(settings(style=None)))[1] == ""
+    room.shelf.add(folder / "faces.safetensors")
+    room.shelf.add(folder / "drawn.safetensors")
+    missing, desk, style, _ = room.lists(None)
+    assert (missing["visible"], desk["visible"], style["value"]) == (False, True, "faces")
+    assert room.lists("drawn")[2]["value"] == "drawn"
+    chosen = room.choose("faces", "")
+    assert (chosen[0], chosen[3]["choices"], chosen[3]["value"]) == ("faces", [NONE, "drawn"], NONE)
+    again = room.choose("faces", "faces")
+    assert again[3]["choices"] == [NONE, "drawn"]
+    assert "value" not in again[3]
+    assert len(again) == len(chosen)
+
+
+def test_little_is_remembered(room: Room) -> None:
+    for k in range(KEPT + 2):
+        drawn(room, swap="drawn", width=k / 16)
+        room.bench.component(room.shelf.source("faces"), "sefa", 0, f"0-{k % 6}", None)
+    assert len(room.bench._made._kept) == SWAPS
+    assert len(room.bench._pairs._kept) == 1
+    assert len(room.bench._found._kept) == 6
+    last: Last[int] = Last(2)
+    assert [last.get(k, lambda k=k: k) for k in (1, 2, 1, 3)] == [1, 2, 1, 3]  # type: ignore[misc]
+    assert last.get(1, lambda: 0) == 1
+    assert last.get(2, lambda: 0) == 0
 
 
 # --- captions ---------------------------------------------------------------------------------------------------
@@ -209,7 +269,7 @@ def test_a_picture_is_saved_where_it_may_be(room: Room, tmp_path: Path) -> None:
     shown = settings(seed=3, above="hi")
     assert "saved as funny.png" in room.save_picture("funny", *values(shown))
     saved = np.asarray(Image.open(tmp_path / "saved" / "funny.png"))
-    assert np.array_equal(saved, pixels(room.draw(*values(shown))))
+    assert np.array_equal(saved, pixels(page(room, shown)))
     for name in ("../x", "", "a/b", ".hidden", "a\0b", "x" * 81, "CON.", "a..b", str(tmp_path)):
         with pytest.raises(gr.Error, match=r"use letters, digits|choose another name"):
             room.save_picture(name, *values(shown))
@@ -241,14 +301,14 @@ def test_a_picture_is_saved_where_it_may_be(room: Room, tmp_path: Path) -> None:
         ({"swap": "drawn", "width": -1}, "smoothness"),
         ({"swap": "nobody else"}, "no style"),
         ({"translator": "faces"}, "translates no photos"),
-        ({"named": (5.0, *(0.0,) * 7)}, "hair 5"),
+        ({"named": (5.0, *(0.0,) * (NAMED - 1))}, "hair 5"),
         ({"above": "x" * 201}, "201 characters"),
     ],
 )
 def test_values_of_an_enemy(room: Room, changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(gr.Error) as refused:
+    with pytest.raises(Problem) as refused:
         drawn(room, **changes)
-    assert told in str(refused.value)
+    assert told in html.unescape(str(refused.value))
 
 
 # --- a person -----------------------------------------------------------------------------------------------------
@@ -296,4 +356,25 @@ def test_a_person_explores(folder: Path, tmp_path: Path) -> None:
         before = str(shown.get_attribute("src"))
         page.get_by_role("button", name="Another", exact=True).click()
         changed(before)
+        page.get_by_label("Style", exact=True).click()
+        page.get_by_role("option", name="my own").wait_for()
+        page.keyboard.press("Escape")
+
+        layers = page.get_by_label("Layers").first
+        layers.fill("7px")
+        layers.press("Enter")
+        page.locator(".bench .notes").get_by_text("'7px' is not in this style").wait_for()
+        shown.wait_for()
+        layers.fill("4px")
+        layers.press("Enter")
+        page.locator(".bench .notes").wait_for(state="hidden")
+
+        page.evaluate("window.scrollTo(0, 1e6)")  # the picture stays in sight
+        assert page.evaluate("scrollY > 300")
+        assert 0 <= shown.bounding_box()["y"] < 100
+        page.set_viewport_size({"width": 390, "height": 844})
+        page.evaluate("window.scrollTo(0, 1e6)")
+        assert 0 <= shown.bounding_box()["y"] < 100
+        assert shown.bounding_box()["height"] < 422
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
         visitor.leave()

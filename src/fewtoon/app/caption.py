@@ -9,14 +9,16 @@ from fewtoon.errors import Problem
 
 LONGEST = 200  # characters above, and below
 LINES = 4
+SMALLEST = 10  # points, even if that takes more lines
 SMALLEST_SIDE = 512  # pixels: smaller pictures are enlarged, so that words can be read
 
 
 def captioned(picture: np.ndarray, above: str = "", below: str = "") -> np.ndarray:
     """An (H, W, 3) uint8 picture with words; the picture itself where there are none.
 
-    Words are wrapped into at most four lines, as large as they fit. A picture with a side below 512 pixels is enlarged
-    by a whole factor, pixel by pixel. Raises Problem for more than 200 characters.
+    Words are wrapped into at most four lines, as large as they fit; into more where they would become too small to
+    read. A picture with a side below 512 pixels is enlarged by a whole factor, pixel by pixel. Raises Problem for more
+    than 200 characters.
     """
     words = [" ".join(text.split()) for text in (above, below)]
     for text in words:
@@ -36,12 +38,14 @@ def captioned(picture: np.ndarray, above: str = "", below: str = "") -> np.ndarr
 def _write(draw: ImageDraw.ImageDraw, size: tuple[int, int], text: str, at_top: bool) -> None:
     width, height = size
     edge = round(height * 0.03)
-    for points in range(round(height / 9), 9, -1):
+    points = height // 9
+    while True:
         font = ImageFont.load_default(points)
         lines = _wrapped(draw, text, font, width - 2 * edge)
-        line = points * 1.15
-        if len(lines) <= LINES and all(draw.textlength(one, font) <= width - 2 * edge for one in lines):
+        if len(lines) <= LINES or points <= SMALLEST:
             break
+        points = max(SMALLEST, points * 9 // 10)
+    line = points * 1.15
     top = edge if at_top else height - edge - line * len(lines)
     for number, one in enumerate(lines):
         place = (width / 2, top + line * (number + 0.5))

@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -33,7 +33,8 @@ from fewtoon.style import Style
 
 COMPONENTS = 16  # of SeFa and GANSpace that are at hand
 SAMPLES = 10_000  # of GANSpace
-KEPT = 32  # directions and swaps that are remembered
+KEPT = 32  # lists of directions that are remembered
+SWAPS = 2  # that are remembered: each may have weights of its own, 100 MB for pictures of 256 px
 
 T = TypeVar("T")
 
@@ -57,21 +58,31 @@ class Wish:
     alpha: float = 0.0
 
 
+class Last(Generic[T]):
+    """The last few things that were made. For several threads at once."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._kept: OrderedDict[Hashable, T] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        with self._lock:
+            if key not in self._kept:
+                while len(self._kept) >= self.most:
+                    self._kept.popitem(last=False)
+                self._kept[key] = make()
+            self._kept.move_to_end(key)
+            return self._kept[key]
+
+
 class Bench:
     """What the styles on it can draw, with what was found out about them. For several threads at once."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
-        self._lock = threading.RLock()
-
-    def _once(self, key: Hashable, make: Callable[[], T]) -> T:
-        with self._lock:
-            if key not in self._kept:
-                self._kept[key] = make()
-                while len(self._kept) > KEPT:
-                    self._kept.popitem(last=False)
-            self._kept.move_to_end(key)
-            return self._kept[key]
+        self._found: Last[list[Direction]] = Last(KEPT)
+        self._pairs: Last[LiveSwap] = Last(SWAPS)
+        self._made: Last[Style] = Last(SWAPS)
 
     # --- pictures ----------------------------------------------------------------------------------------
 
@@ -105,7 +116,7 @@ class Bench:
         """A direction that SeFa or GANSpace finds. layers: as `layers_of` reads them. Raises Problem for a number or
         layers that there are not."""
         chosen = layers_of(layers, source.style.size)
-        count = min(COMPONENTS, source.method.generator.mapping.average.shape[0])
+        count = count_of(source)
         if not 0 <= number < count:
             raise Problem(f"component {number}: there are 0 to {count - 1}")
         find: dict[str, Callable[[], list[Direction]]] = {
@@ -116,7 +127,7 @@ class Bench:
         }
         if by not in find:
             raise Problem(f"components by {by!r}: sefa or ganspace")
-        return self._once((by, source.sha256, chosen, group, count), find[by])[number]
+        return self._found.get((by, source.sha256, chosen, group, count), find[by])[number]
 
     def named(self, source: Source, files: Sequence[Any]) -> Mapping[str, Direction]:
         """Directions with names that fit the style: its own, and those of files; the first of a name counts."""
@@ -136,13 +147,18 @@ class Bench:
     def swap(self, low: Source, high: Source, resolution: int, width: float) -> Style:
         """Low's small resolutions and high's large ones, ready to draw and to be saved. Raises Problem for styles
         that do not fit."""
-        live = self._once(("swap", low.sha256, high.sha256), lambda: LiveSwap(low.style, high.style))
-        made = self._once(
-            ("made", low.sha256, high.sha256, resolution, width), lambda: live.made(Recipe(resolution, width))
+        live = self._pairs.get((low.sha256, high.sha256), lambda: LiveSwap(low.style, high.style))
+        made = self._made.get(
+            (low.sha256, high.sha256, resolution, width), lambda: live.made(Recipe(resolution, width))
         )
         for side, source in zip(SIDES, (low, high)):
             made.header["made_of"][side] = {**source.facts(), **made.header["made_of"][side]}
         return made
+
+
+def count_of(source: Source) -> int:
+    """How many components of a style are at hand."""
+    return min(COMPONENTS, source.method.generator.mapping.average.shape[0])
 
 
 def finite(value: Any, low: float, high: float, what: str) -> float:

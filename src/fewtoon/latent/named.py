@@ -65,9 +65,8 @@ def save(path: str | Path, directions: Mapping[str, Direction]) -> None:
         for name, one in directions.items()
     }
     text = json.dumps({"format": FORMAT, "version": VERSION, "directions": told})
-    weights.write(
-        path, {name: one.vector.contiguous() for name, one in directions.items()}, {"fewtoon": text}
-    )
+    vectors = {name: one.vector.clone() for name, one in directions.items()}  # one direction may have two names
+    weights.write(path, vectors, {"fewtoon": text})
 
 
 def load(path: str | Path) -> dict[str, Direction]:

@@ -20,15 +20,15 @@ from fewtoon.app.caption import LONGEST, captioned
 from fewtoon.app.shelf import Shelf
 from fewtoon.errors import Problem
 from fewtoon.io import images
-from fewtoon.latent.bench import COMPONENTS, Bench, Wish, finite, whole
+from fewtoon.latent.bench import COMPONENTS, Bench, Wish, count_of, finite, whole
 from fewtoon.latent.chain import Link
-from fewtoon.latent.direction import layers_of
+from fewtoon.latent.direction import Direction, layers_of
 from fewtoon.latent.sources import Source
 from fewtoon.nets.stylegan2 import resolutions
 from fewtoon.style import Style
 
 TITLE = "Explore"
-NAMED = 8  # sliders for directions with names
+NAMED = 12  # sliders for directions with names
 LARGEST_SEED = 2**31 - 1
 WORDS = 200  # characters of a text for CLIP
 STEPS = (10, 300)  # of an edit by words
@@ -36,11 +36,18 @@ EDITS = 16  # edits that are remembered
 NONE = "none"
 
 CSS = """
-.bench { position: sticky; top: 1rem; align-self: flex-start; }
+.gradio-container:has(.bench) { overflow: clip !important; }
+.column.bench { position: sticky !important; top: 1rem; align-self: flex-start; }
 .bench figure { max-width: 32rem; }
 .bench .pixels img { image-rendering: pixelated; }
-.bench .beside { display: grid; grid-template-columns: repeat(auto-fit, minmax(10rem, 1fr)); gap: .6rem; }
-@media (max-width: 48rem) { .bench { position: static; } }
+.bench .beside { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(10rem, 45%), 1fr)); gap: .6rem; }
+@media (max-width: 48rem) {
+  html:has(.bench) { scroll-padding-top: 48vh; }
+  .column.bench { top: 0; z-index: 50; padding: .5rem 0; gap: 0; background: var(--paper); }
+  .bench figure { margin-block: 0 .3rem; }
+  .bench figure img { width: auto; max-width: 100%; height: 34vh; object-fit: contain; }
+  .bench .beside figure img { width: 100%; height: auto; }
+}
 """
 
 
@@ -77,21 +84,21 @@ class Settings(NamedTuple):
 def build(shelf: Shelf) -> None:
     room = Room(shelf)
     names = room.generators()
-    if not names:
-        gr.HTML(
-            look.sheet(
-                "<p>Here StyleGAN styles are explored: they draw from random numbers. Name one: <code>fewtoon serve "
-                "faces.safetensors</code>; <code>fewtoon train stylegan</code> makes them, <code>fewtoon import</code> "
-                "brings published ones.</p>"
-            )
-        )
-        return
-    sizes = room.sizes(names[0])
-    with gr.Row():
+    missing = gr.HTML(
+        look.sheet(
+            "<p>Here StyleGAN styles are explored: they draw from random numbers. Name one: <code>fewtoon serve "
+            "faces.safetensors</code>; <code>fewtoon train stylegan</code> makes them, <code>fewtoon import</code> "
+            "brings published ones.</p>"
+        ),
+        visible=not names,
+    )
+    with gr.Row(visible=bool(names)) as desk:
         with gr.Column(scale=1, min_width=280, elem_classes="bench"):
             picture = gr.HTML(look.sheet('<p class="soft">The first picture takes a moment.</p>'))
+            said = gr.HTML()
         with gr.Column(scale=1, min_width=280):
-            style = gr.Dropdown(names, value=names[0], label="Style")
+            style = gr.Dropdown(names, value=names[0] if names else None, label="Style")
+            shown = gr.State("")  # the style that the other widgets are set for
             with gr.Row(equal_height=True):
                 seed = gr.Number(0, precision=0, minimum=0, maximum=LARGEST_SEED, label="Seed", min_width=120)
                 another = gr.Button("Another", min_width=100)
@@ -116,7 +123,7 @@ def build(shelf: Shelf) -> None:
                 mix_layers = gr.Textbox("4px-8px", label="Layers that are its", max_length=60)
             with gr.Accordion("Swap layers with another style", open=False):
                 swap = gr.Dropdown([NONE, *names], value=NONE, label="Style above the resolution")
-                resolution = gr.Dropdown(sizes, value=sizes[len(sizes) // 2], label="Resolution")
+                resolution = gr.Dropdown([NONE], value=NONE, label="Resolution")
                 width = gr.Slider(0, 4, value=0, step=0.05, label="Smoothness", info="0: a hard switch")
             with gr.Accordion("Edit by words", open=False):
                 if shelf.clip is None:
@@ -135,9 +142,7 @@ def build(shelf: Shelf) -> None:
                 )
                 edit = gr.State("")
             with gr.Accordion("Chain into a translator", open=False):
-                translator = gr.Dropdown(
-                    [NONE, *room.translators()], value=NONE, label="Style that draws photos"
-                )
+                translator = gr.Dropdown([NONE], value=NONE, label="Style that draws photos")
             with gr.Accordion("Caption", open=False):
                 above = gr.Textbox(label="Above", max_length=LONGEST)
                 below = gr.Textbox(label="Below", max_length=LONGEST)
@@ -156,29 +161,32 @@ def build(shelf: Shelf) -> None:
         width, edit, alpha, translator, above, below, *sliders,
     ]  # fmt: skip
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    live: dict[str, Any] = {
-        **quiet,
-        "concurrency_limit": 1,
-        "concurrency_id": "explore",
-        "trigger_mode": "always_last",
+    alone: dict[str, Any] = {**quiet, "concurrency_limit": 1, "concurrency_id": "explore"}
+    live: dict[str, Any] = {**alone, "trigger_mode": "always_last"}
+    drawn: dict[str, Any] = {"fn": room.draw, "inputs": values, "outputs": [picture, said]}
+    lists: dict[str, Any] = {"fn": room.lists, "inputs": style, "outputs": [missing, desk, style, translator]}
+    set_up: dict[str, Any] = {
+        "fn": room.choose,
+        "inputs": [style, shown],
+        "outputs": [shown, group, resolution, swap, edit, component, *sliders],
     }
-    about = [group, resolution, swap, edit, *sliders]
-    style.input(room.choose, style, about, **quiet).then(room.draw, values, picture, **live)
-    another.click(lambda: random.randrange(LARGEST_SEED), None, seed, **quiet).then(
-        room.draw, values, picture, **live
-    )
-    for widget in values[1:]:
-        if widget is not edit:
-            cast(Any, widget).input(room.draw, values, picture, **live)
+    tab = gr.context.Context.block  # the one that is open
+    assert isinstance(tab, gr.Tab)
+    tab.select(**lists, **quiet).then(**set_up, **quiet).then(**drawn, **live)
+    style.input(**set_up, **quiet).then(**drawn, **live)
+    another.click(lambda: random.randrange(LARGEST_SEED), None, seed, **quiet).then(**drawn, **live)
+    # Half a list of layers means nothing, and finding components anew takes a while: they are read when they are whole.
+    written = (layers, mix_layers)
+    moved = [cast(Any, one).input for one in values if one not in (style, edit, *written)]
+    gr.on([*moved, *(event for one in written for event in (one.submit, one.blur))], **drawn, **live)
     go.click(
         room.edit, [text, neutral, effort, *values], edit, api_visibility="private", concurrency_limit=1,
-        concurrency_id="explore", show_progress_on=[picture],
-    ).then(room.draw, values, picture, **live)  # fmt: skip
-    save.click(room.save_picture, [name, *values], saved, **quiet)
-    keep.click(room.save_style, [name, *values], saved, **quiet)
-    gr.on(None, room.choose, style, about, **quiet).then(
-        room.draw, values, picture, **live
-    )  # when the page opens
+        concurrency_id="words", show_progress_on=[picture],
+    ).success(**drawn, **live)  # fmt: skip
+    save.click(room.save_picture, [name, *values], saved, **alone)
+    keep.click(room.save_style, [name, *values], saved, **alone).success(**lists, **quiet).then(
+        **set_up, **quiet
+    )
 
 
 class Room:
@@ -208,22 +216,40 @@ class Room:
         return [f"{size} px" for size in resolutions(header["size"])[:-1]]
 
     @look.told
-    def choose(self, name: str) -> list[Any]:
-        """The widgets of a style: its groups, resolutions, and directions with names."""
+    def lists(self, name: str | None) -> list[Any]:
+        """What there is by now: a training gets its first style, a swap is saved."""
+        names, others = self.generators(), [NONE, *self.translators()]
+        value = name if name in names else next(iter(names), None)
+        there = gr.update(choices=names, value=value)
+        return [
+            gr.update(visible=not names),
+            gr.update(visible=bool(names)),
+            there,
+            gr.update(choices=others),
+        ]
+
+    @look.told
+    def choose(self, name: str | None, shown: str) -> list[Any]:
+        """The widgets of a style: its groups, resolutions, components, and directions with names.
+
+        shown: the style that they are of already.
+        """
+        swaps = [NONE, *(one for one in self.generators() if one != name)]
+        if name is None or name == shown:
+            return [shown, gr.skip(), gr.skip(), gr.update(choices=swaps), *[gr.skip()] * (2 + NAMED)]
         source, all_sizes = self.shelf.source(name), self.sizes(name)
         found = list(self._named(source).items())[:NAMED]
         sliders = [
-            gr.update(
-                visible=True, label=one, minimum=direction.range[0], maximum=direction.range[1], value=0
-            )
+            gr.update(visible=True, label=one, minimum=low, maximum=high, value=0)
             for one, direction in found
+            for low, high in [reach(direction)]
         ]
         sliders += [gr.update(visible=False, value=0)] * (NAMED - len(found))
         of_it = source.style.groups or [NONE]
         groups = gr.update(choices=of_it, value=of_it[0], visible=len(of_it) > 1)
         sizes = gr.update(choices=all_sizes, value=all_sizes[len(all_sizes) // 2])
-        swaps = gr.update(choices=[NONE, *(one for one in self.generators() if one != name)], value=NONE)
-        return [groups, sizes, swaps, "", *sliders]
+        components = gr.update(maximum=count_of(source) - 1, value=0)
+        return [name, groups, sizes, gr.update(choices=swaps, value=NONE), "", components, *sliders]
 
     def _named(self, source: Source) -> Any:
         files = [self.shelf.path("directions", one) for one in self.shelf.names("directions")]
@@ -231,10 +257,17 @@ class Room:
 
     # --- drawing ------------------------------------------------------------------------------------------
 
-    @look.told
-    def draw(self, *values: Any) -> str:
-        """HTML of the picture."""
+    def draw(self, *values: Any) -> tuple[Any, str]:
+        """HTML of the picture, and of what is wrong: the picture then stays as it was."""
         settings = Settings.of(values)
+        if settings.style is None:
+            return gr.skip(), ""
+        try:
+            return self._page(settings), ""
+        except Problem as problem:
+            return gr.skip(), look.note(str(problem))
+
+    def _page(self, settings: Settings) -> str:
         drawn, pixels = self._drawn(settings)
         data = look.png(pixels)
         small = "pixels" if pixels.shape[0] < 256 else ""
@@ -259,8 +292,7 @@ class Room:
         size = source.style.size
         moves = []
         for (name, direction), far in zip(self._named(source).items(), settings.named):
-            low, high = direction.range
-            far = finite(far, low, high, name)
+            far = finite(far, *reach(direction), name)
             moves += [(direction, far)] if far else []
         far = finite(settings.strength, -6, 6, "strength")
         if far:
@@ -354,4 +386,10 @@ class Room:
         path = self.shelf.saving(str(name or "").strip(), ".safetensors")
         made.save(path)
         self.shelf.add(path)
-        return look.note(f"saved as {path.name}; it is among the styles when the page is opened again")
+        return look.note(f"saved as {path.name}; it is among the styles now")
+
+
+def reach(direction: Direction) -> tuple[float, float]:
+    """Of its slider: as far as somebody has looked, and 0, where it rests."""
+    low, high = direction.range
+    return min(0.0, low), max(0.0, high)
