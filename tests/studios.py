@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
@@ -24,11 +25,12 @@ FLAGS = [
 
 
 @contextlib.contextmanager
-def studio(paths: Sequence[str | Path], **options: Any) -> Iterator[str]:
-    """Its address, with a "/" at the end. options: of the shelf."""
-    app = create_app(Shelf(paths, **{"device": "cpu", **options}))
+def studio(paths: Sequence[str | Path], token: str | None = None, **options: Any) -> Iterator[str]:
+    """Its address, with a "/" at the end. token: to be asked for. options: of the shelf."""
+    before = os.environ.get("GRADIO_TEMP_DIR", "")
+    app = create_app(Shelf(paths, **{"device": "cpu", **options}), token)
     with listening(0) as door:
-        server = server_of(app, lifespan="on")
+        server = server_of(app, lifespan="on", log_config=None)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [door]})
         thread.start()
         try:
@@ -37,6 +39,7 @@ def studio(paths: Sequence[str | Path], **options: Any) -> Iterator[str]:
             server.should_exit = True
             thread.join(timeout=20)
             assert not thread.is_alive()
+            os.environ["GRADIO_TEMP_DIR"] = before  # of a studio around this one
 
 
 @contextlib.contextmanager

@@ -1,30 +1,37 @@
 """The door of the studio, before Gradio: who may ask, for what, and how much of it.
 
 Gradio is made for public demos and brings many addresses. Only those that the page and the Python client need are
-open here; a request body is read by us first, so that no path of this machine and no address of another one gets
-past it. Beyond loopback a token is asked for.
+open here. What a request brings is read by us first: an upload goes to a place and a name of our choice, a call is put
+together anew (`fewtoon.app.calls`), so that no path of this machine and no address of another one gets past the door.
+Beyond loopback a token is asked for.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 from collections.abc import Collection
-from http.cookies import CookieError, SimpleCookie
-from typing import Any
 from urllib.parse import parse_qs
 
-from starlette.datastructures import Headers, MutableHeaders
+import anyio
+import gradio as gr
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect, Request, cookie_parser
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fewtoon.app.calls import Calls, Refused
 from fewtoon.app.local import HEADERS, NOT_HERE, foreign, is_local
 from fewtoon.app.spool import Spool
 
 MAX_UPLOAD = 20_000_000  # bytes of a picture
-MAX_BODY = 1_000_000  # bytes of any other request
-UPLOADS = 8  # at once
+AROUND = 10_000  # bytes of a form around it
+MAX_CALL = 1_000_000  # bytes of any other request
+UPLOADS = 32  # at once
+SLOW = 120.0  # seconds in which a request must have come
 COOKIE = "fewtoon-token"
 
 POLICY = (
@@ -35,26 +42,38 @@ POLICY = (
 )  # Gradio's page is made of inline scripts and templates; nothing of it may talk to another machine
 
 _GET = re.compile(
-    r"/(|config/?|theme\.css|favicon\.ico|manifest\.json|robots\.txt|(assets|static|svelte)/[\w./@+-]*|health|"
-    r"gradio_api/(info/?|app_id/?|startup-events|theme\.css|heartbeat/\w+|queue/(data|status)|upload_progress|"
-    r"login_check/?|call/\w+/\w+))"
+    r"/(|config|theme\.css|favicon\.ico|manifest\.json|robots\.txt|health|"
+    r"(assets|static|svelte)(/[\w@+-][\w.@+-]*)+|"
+    r"gradio_api/(info|app_id|upload_progress))/?",
+    re.ASCII,
 )
 _FILE = "/gradio_api/file="
-_POST = re.compile(r"/gradio_api/(queue/join|call/(v2/)?\w+/?|run/\w+/?|cancel|reset/?)")
+_ANSWERS = "/gradio_api/queue/data"
 _UPLOAD = "/gradio_api/upload"
+_JOIN = "/gradio_api/queue/join"
+_CANCEL = "/gradio_api/cancel"
+_DROPPED = re.compile(
+    rb"content-length|transfer-encoding|forwarded|x-.*"
+)  # proxies say who asks: there is none here
 
 
 class Guard:
     """ASGI middleware: answers itself what Gradio shall not see.
 
-    own: first parts of paths ("mark", "report") that have doors of their own. token: asked for where it is not None;
-    without one only this machine may ask.
+    page: the one that Gradio serves. own: first parts of paths ("mark", "report") that have doors of their own.
+    token: asked for where it is not None; without one only this machine may ask.
     """
 
     def __init__(
-        self, app: ASGIApp, spool: Spool, own: Collection[str] = (), token: str | None = None
+        self,
+        app: ASGIApp,
+        spool: Spool,
+        page: gr.Blocks,
+        own: Collection[str] = (),
+        token: str | None = None,
     ) -> None:
         self.app, self.spool, self.own, self.token = app, spool, frozenset(own), token
+        self.calls = Calls(spool, page)
         self.uploading = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,51 +83,104 @@ class Guard:
         if scope["type"] != "http":  # nothing here speaks over a websocket
             await send({"type": "websocket.close", "code": 1008})
             return
-        headers, path, method = Headers(scope=scope), scope["path"], scope["method"]
-        own = path.split("/")[1] in self.own
-        answer = self._refused(scope, headers, own)
-        if answer is not None:
-            await answer(scope, receive, self._marked(send, own))
+        own = scope["path"].removeprefix("/").split("/")[0] in self.own
+        send = _marked(send, own)
+        try:
+            self._admit(scope)
+            app = self.app if own else await self._answer(scope, receive)
+        except Refused as refused:
+            app = JSONResponse({"error": refused.why}, refused.status)
+        except _Entered:
+            app = self._welcome()
+        except ClientDisconnect:
             return
-        if own or method in ("GET", "HEAD"):
-            await self.app(scope, receive, self._marked(send, own))
-        elif path == _UPLOAD:
-            await self._upload(scope, receive, self._marked(send, own))
-        else:
-            await self._call(scope, receive, self._marked(send, own))
+        await app(scope, receive, send)
 
-    # --- who, and what -----------------------------------------------------------------------------------
+    # --- who ---------------------------------------------------------------------------------------------
 
-    def _refused(self, scope: Scope, headers: Headers, own: bool) -> ASGIApp | None:
-        """The answer to a request that goes no further."""
-        path, method = scope["path"], scope["method"]
+    def _admit(self, scope: Scope) -> None:
+        """Raises Refused for who may not ask, and _Entered for who has just shown the token."""
+        headers, reads = Headers(scope=scope), scope["method"] in ("GET", "HEAD")
         if self.token is None:
             if not is_local(headers):
-                return _no(403, NOT_HERE.format(headers.get("host", "")[:60]))
-        elif path != "/health" and (entry := self._entry(scope, headers)) is not None:
-            return entry
-        if method not in ("GET", "HEAD") and foreign(headers):
-            return _no(403, "another page asked for this: only our own may")
-        if own:
-            return None
+                raise Refused(403, NOT_HERE.format(headers.get("host", "")[:60]))
+        elif scope["path"] != "/health":
+            self._check_token(scope, headers)
+        opened = reads and headers.get("sec-fetch-mode") == "navigate"  # a link to us, on whatever page
+        if foreign(headers) and not opened:
+            raise Refused(403, "another page asked for this: only our own may")
+
+    def _check_token(self, scope: Scope, headers: Headers) -> None:
+        kind, _, given = headers.get("authorization", "").partition(" ")
+        if kind.lower() == "bearer" and self._right(given):
+            return
+        if self._right(cookie_parser(headers.get("cookie", "")).get(COOKIE, "")):
+            return
+        query = parse_qs(scope["query_string"].decode("latin-1")[:1000])
+        if scope["method"] == "GET" and scope["path"] == "/" and self._right(query.get("token", [""])[0]):
+            raise _Entered
+        raise Refused(401, "this studio asks for its token: open the address that 'fewtoon serve' printed")
+
+    def _right(self, token: str) -> bool:
+        assert self.token is not None
+        return secrets.compare_digest(token.encode(), self.token.encode())
+
+    def _welcome(self) -> Response:
+        """To the page, by an address without the token, which a cookie keeps."""
+        assert self.token is not None
+        response = RedirectResponse("/", 303)
+        response.set_cookie(COOKIE, self.token, httponly=True, samesite="strict")
+        return response
+
+    # --- what --------------------------------------------------------------------------------------------
+
+    async def _answer(self, scope: Scope, receive: Receive) -> ASGIApp:
+        """What answers a request that is not for one of our own doors. Raises Refused."""
+        path, method, headers = scope["path"], scope["method"], Headers(scope=scope)
         if method in ("GET", "HEAD"):
             if path.startswith(_FILE):
                 return self._file(path.removeprefix(_FILE), headers)
-            return None if _GET.fullmatch(path) and ".." not in path else _no(404, "there is nothing here")
-        if method != "POST" or not (path == _UPLOAD or _POST.fullmatch(path)):
-            return _no(404, "there is nothing here")
-        if path == _UPLOAD:
-            if not headers.get("content-type", "").lower().startswith("multipart/form-data"):
-                return _no(415, "a file is sent as multipart/form-data")
-        elif headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
-            return _no(415, "the content type must be application/json")
-        most = MAX_UPLOAD + 10_000 if path == _UPLOAD else MAX_BODY
-        length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > most:
-            return _no(413, f"the request is larger than {most} bytes")
-        return None
+            if path == _ANSWERS:
+                query = scope["query_string"].decode("latin-1")
+                session = query.removeprefix("session_hash=")
+                if session == query or not self.calls.knows(session):
+                    raise Refused(404, "nothing was asked in this session")
+                return self._passed(scope, query.encode())
+            if _GET.fullmatch(path):
+                return self._passed(scope)
+        elif method == "POST" and path == _UPLOAD:
+            return await self._upload(scope, receive, headers)
+        elif method == "POST" and path in (_JOIN, _CANCEL):
+            if headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
+                raise Refused(415, "the content type must be application/json")
+            body = await _read(scope, receive, MAX_CALL)
+            return self._passed(
+                scope, b"", self.calls.joined(body) if path == _JOIN else self.calls.cancelled(body)
+            )
+        raise Refused(404, "there is nothing here")
 
-    def _file(self, path: str, headers: Headers) -> ASGIApp:
+    def _passed(self, scope: Scope, query: bytes = b"", body: bytes | None = None) -> ASGIApp:
+        """Gradio, asked by us: without what it believes of a proxy, and with the body that we wrote."""
+        kept = [header for header in scope["headers"] if not _DROPPED.fullmatch(header[0])]
+        if body is not None:
+            kept.append((b"content-length", str(len(body)).encode()))
+        asked = {**scope, "query_string": query, "headers": kept}
+
+        async def passed(_: Scope, receive: Receive, send: Send) -> None:
+            given = body is None
+
+            async def read() -> Message:
+                nonlocal given
+                if given:
+                    return await receive()
+                given = True
+                return {"type": "http.request", "body": body, "more_body": False}
+
+            await self.app(asked, read, send)
+
+        return passed
+
+    def _file(self, path: str, headers: Headers) -> Response:
         """A file of the spool, read at once: it may be deleted in the next moment."""
         data = self.spool.read(path)
         if data is not None:
@@ -116,130 +188,88 @@ class Guard:
             return Response(data, media_type=kind, headers={"Cache-Control": "no-store"})
         if (
             headers.get("sec-fetch-dest") == "image"
-        ):  # a page wants to show the photo that we have taken already
+        ):  # the page would show the photo that we have taken already
             return Response(status_code=204)
-        return _no(404, "no such file")
-
-    def _entry(self, scope: Scope, headers: Headers) -> ASGIApp | None:
-        """None for whoever brings the token; a cookie for whoever brings it in the address, once."""
-        assert self.token is not None
-        kind, _, given = headers.get("authorization", "").partition(" ")
-        if kind.lower() == "bearer" and self._right(given):
-            return None
-        try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-        except CookieError:
-            cookie = None
-        if cookie is not None and self._right(cookie.value):
-            return None
-        query = parse_qs(scope["query_string"].decode("latin-1")[:1000])
-        if scope["method"] == "GET" and scope["path"] == "/" and self._right(query.get("token", [""])[0]):
-            response = RedirectResponse("/", 303)  # the token stands no longer in the address bar
-            response.set_cookie(COOKIE, self.token, httponly=True, samesite="strict")
-            return response
-        return _no(401, "this studio asks for its token: open the address that 'fewtoon serve' printed")
-
-    def _right(self, token: str) -> bool:
-        assert self.token is not None
-        return secrets.compare_digest(token.encode(), self.token.encode())
+        raise Refused(404, "no such file")
 
     # --- how much ----------------------------------------------------------------------------------------
 
-    async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _upload(self, scope: Scope, receive: Receive, headers: Headers) -> Response:
+        """Put the one file of a form into the spool, and tell its place, as Gradio's own upload does."""
+        if not headers.get("content-type", "").lower().startswith("multipart/form-data"):
+            raise Refused(415, "a file is sent as multipart/form-data")
+        _check_length(headers, MAX_UPLOAD + AROUND)
         if self.uploading >= UPLOADS:
-            await _no(503, "too many pictures are being sent: try again in a moment")(scope, receive, send)
-            return
+            raise Refused(503, "too many pictures are being sent: try again in a moment")
         if self.spool.full:
-            await _no(503, "too many pictures wait to be drawn: try again in a minute")(scope, receive, send)
-            return
+            raise Refused(503, "too many pictures wait to be drawn: try again in a minute")
         self.uploading += 1
         try:
-            await self.app(scope, _at_most(receive, MAX_UPLOAD + 10_000), send)
+            with anyio.fail_after(SLOW):
+                asked = Request(scope, _at_most(receive, MAX_UPLOAD + AROUND))
+                async with asked.form(max_files=1, max_fields=1) as form:
+                    file = form.get("files")
+                    if not isinstance(file, UploadFile) or not file.size:
+                        raise Refused(400, "no file came")
+                    if file.size > MAX_UPLOAD:
+                        raise Refused(413, f"the file is larger than {MAX_UPLOAD} bytes")
+                    kept = await run_in_threadpool(self.spool.keep, file.file, file.size)
+                    return JSONResponse([str(kept)])
+        except TimeoutError:
+            raise Refused(408, "the file came too slowly") from None
+        except (MultiPartException, HTTPException):
+            raise Refused(400, "the form is not understood: it holds one file, named files") from None
         finally:
             self.uploading -= 1
 
-    async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A call of a function, read whole, and passed on only if the files that it names are uploads."""
-        body = bytearray()
-        while True:
-            message = await receive()
-            if message["type"] != "http.request":
-                return  # it was cut
-            body += message.get("body", b"")
-            if len(body) > MAX_BODY:
-                await _no(413, f"the request is larger than {MAX_BODY} bytes")(scope, receive, send)
-                return
-            if not message.get("more_body"):
-                break
-        try:
-            value = json.loads(bytes(body)) if body else None
-            clean = json.dumps(self._cleaned(value), ensure_ascii=False, allow_nan=False).encode()
-        except (ValueError, RecursionError) as error:
-            told = str(error) if isinstance(error, _Outside) else "the request is not JSON"
-            await _no(400, told)(scope, receive, send)
-            return
-        length = [(b"content-length", str(len(clean)).encode())]
-        scope = {**scope, "headers": [h for h in scope["headers"] if h[0] not in _LENGTHS] + length}
-        given = False
 
-        async def replay() -> Message:
-            nonlocal given
-            if given:
-                return await receive()
-            given = True
-            return {"type": "http.request", "body": clean, "more_body": False}
-
-        await self.app(scope, replay, send)
-
-    def _cleaned(self, value: Any) -> Any:
-        """JSON of which every file is an upload, and no file an address. Raises _Outside for another file."""
-        if isinstance(value, list):
-            return [self._cleaned(one) for one in value]
-        if not isinstance(value, dict):
-            return value
-        if "path" in value or "meta" in value:
-            if not (isinstance(value.get("path"), str) and self.spool.holds(value["path"])):
-                raise _Outside("a picture is sent first, and then named as it was sent")
-            value = {key: one for key, one in value.items() if key != "url"}
-        return {key: self._cleaned(one) for key, one in value.items()}
-
-    # --- what every answer says --------------------------------------------------------------------------
-
-    def _marked(self, send: Send, own: bool) -> Send:
-        async def marked(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
-                if not own:
-                    headers["Content-Security-Policy"] = POLICY
-            await send(message)
-
-        return marked
+class _Entered(Exception):
+    """The token stands in the address."""
 
 
-class _Outside(ValueError):
-    """A request names a file that it did not send."""
+def _check_length(headers: Headers, most: int) -> None:
+    length = headers.get("content-length", "0")
+    if not length.isdecimal() or int(length) > most:
+        raise Refused(413, f"the request is larger than {most} bytes")
 
 
-_LENGTHS = (b"content-length", b"transfer-encoding")
-
-
-def _no(status: int, why: str) -> ASGIApp:
-    return JSONResponse({"error": why}, status)
+async def _read(scope: Scope, receive: Receive, most: int) -> bytes:
+    """A whole body. Raises Refused, and ClientDisconnect where it was cut."""
+    _check_length(Headers(scope=scope), most)
+    try:
+        with anyio.fail_after(SLOW):
+            return await Request(scope, _at_most(receive, most)).body()
+    except TimeoutError:
+        raise Refused(408, "the request came too slowly") from None
 
 
 def _at_most(receive: Receive, most: int) -> Receive:
-    """A body that ends, as if its connection was cut, where it has more bytes than it may."""
+    """A body that may come in pieces, without having told its length. Raises Refused where it grows too large."""
     read = 0
 
     async def counted() -> Message:
         nonlocal read
         message = await receive()
-        if message["type"] == "http.request":
-            read += len(message.get("body", b""))
-            if read > most:
-                return {"type": "http.disconnect"}
+        read += len(message.get("body", b""))
+        if read > most:
+            raise Refused(413, f"the request is larger than {most} bytes")
         return message
 
     return counted
+
+
+def _marked(send: Send, own: bool) -> Send:
+    """What every answer says: who may read it, and what its page may do."""
+
+    async def marked(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name in [name for name in headers if name.startswith("access-control-")]:
+                del headers[name]  # Gradio shares with all pages of this machine: not with us
+            for name, value in HEADERS.items():
+                headers.setdefault(name, value)
+            if not own:
+                headers["Content-Security-Policy"] = POLICY
+        await send(message)
+
+    return marked

@@ -20,6 +20,7 @@ from fewtoon.io import images
 
 ROOM = 200_000_000  # bytes of all photos, as they were sent
 MOST = 40_000_000  # pixels of one: 120 MB once it is decoded
+CHECKED = 512  # pixels: as small as a JPEG may be decoded to see that it is whole
 
 
 class Photos:
@@ -33,7 +34,7 @@ class Photos:
     def take(self, path: str | Path) -> str:
         """Read a file that was sent, delete it, and return the key of the photo. Raises BadPicture."""
         data = self.bytes_of(path)
-        self.decoded(data)
+        self.decoded(data, CHECKED)
         key = secrets.token_urlsafe(16)
         with self._lock:
             self._sent[key] = data

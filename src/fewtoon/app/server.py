@@ -10,6 +10,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from fewtoon.app.local import ADDRESS
+from fewtoon.app.patience import Patient
 from fewtoon.errors import Problem
 
 CONNECTIONS = 256  # open at once; more are told to come again
@@ -19,7 +20,7 @@ def server_of(app: ASGIApp, **options: Any) -> uvicorn.Server:
     """A quiet server that ends soon after it was asked to. options: of uvicorn.Config."""
     settings: dict[str, Any] = {
         "log_level": "warning", "access_log": False, "lifespan": "off", "ws": "none",
-        "proxy_headers": False, "server_header": False, "timeout_graceful_shutdown": 3,
+        "proxy_headers": False, "server_header": False, "timeout_graceful_shutdown": 3, "http": Patient,
     }  # fmt: skip
     return uvicorn.Server(uvicorn.Config(app, **{**settings, **options}))
 

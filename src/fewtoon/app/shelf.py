@@ -122,13 +122,14 @@ class Shelf:
     def path(self, kind: Kind, name: str) -> Path:
         """Where a thing lies; of a run that is named as a style, its best Style. Raises Problem for a name that
         is not on the shelf."""
+        name = str(name)  # whatever a client has sent
         thing = self._things[kind].get(name)
         if thing is None and kind == "style" and name in self.names("style"):
             return Run(self._things["run"][name].path).best
         if thing is None:
             names = self.names(kind)
             known = nearest(name, names) if names else "there is none"
-            raise Problem(f"no {kind} {printable(name)!r} here: {known}")
+            raise Problem(f"no {kind} {printable(name)[:80]!r} here: {known}")
         return thing.path
 
     # --- Styles, ready to draw ---------------------------------------------------------------------------

@@ -15,11 +15,16 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
-# Before Gradio is imported: it reports to nobody.
-os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1", GRADIO_MCP_SERVER="False")
+# Before Gradio is imported: it reports to nobody, and keeps no statistics of calls (at each of which it made a table of
+# the last 10,000).
+os.environ.update(
+    GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1", GRADIO_MCP_SERVER="False",
+    GRADIO_ANALYTICS_CACHE_FREQUENCY="1000000000", GRADIO_ANALYTICS_MAX_EVENTS="1",
+)  # fmt: skip
 
 import gradio as gr
 from fastapi import FastAPI
+from gradio.state_holder import SessionState
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -38,6 +43,9 @@ TABS = (translate, explore, mark, watch, report)
 OWN = ("mark", "report")  # first parts of the addresses that tabs serve themselves
 WAITING = 64  # calls in the queue; more are told to come again
 SESSIONS = 200  # pages whose state is remembered
+
+# Gradio keeps what every page shows, for links to that; here there are no such links, and pictures are large.
+SessionState._update_value_in_config = lambda self, key, value: None  # type: ignore[method-assign]
 
 
 def create_app(shelf: Shelf, token: str | None = None) -> ASGIApp:
@@ -67,14 +75,16 @@ def create_app(shelf: Shelf, token: str | None = None) -> ASGIApp:
     ]
     page = _page(shelf)
     page.state_session_capacity = SESSIONS
-    page.queue(max_size=WAITING, default_concurrency_limit=2)
+    page.queue(max_size=WAITING, default_concurrency_limit=2, api_open=False)
+    page._queue.pending_messages_per_session.max_size = SESSIONS
     styled = "".join(getattr(tab, "CSS", "") for tab in TABS)
     gr.mount_gradio_app(
         app, page, "/", theme=look.theme(), head=f"{look.HEAD}<style>{styled}</style>", footer_links=[],
         max_file_size=MAX_UPLOAD, run_history=False, enable_monitoring=False, mcp_server=False, ssr_mode=False,
-        pwa=False, allowed_paths=[], show_error=True,
+        pwa=False, allowed_paths=[], show_error=False,  # but for ours, gr.Error: others may tell of paths
     )  # fmt: skip
-    return Guard(app, spool, OWN, token)
+    page.config["connect_heartbeat"] = False  # one connection for ever, only to know when a page is closed
+    return Guard(app, spool, page, OWN, token)
 
 
 def _page(shelf: Shelf) -> gr.Blocks:
