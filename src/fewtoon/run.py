@@ -184,7 +184,9 @@ class Run:
             return None
         try:
             process = int(os.read(handle, 20))
-            if fcntl is None or not _lives(process):  # only then, so as never to stand in the way of one that begins
+            if fcntl is None or not _lives(
+                process
+            ):  # only then, so as never to stand in the way of one that begins
                 return None
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return None

@@ -102,7 +102,10 @@ class Shelf:
         stem = path.name.removesuffix(ENDING) if kind == "directions" else path.stem
         if path.is_dir():
             stem = path.resolve().name
-        if kind == "page" and path.name in ("report.html", "study.html"):  # these are called like their folders
+        if kind == "page" and path.name in (
+            "report.html",
+            "study.html",
+        ):  # these are called like their folders
             folder = path.resolve().parent
             stem = folder.parent.name if folder.name == "report" else folder.name
         name, number = printable(stem), 2

@@ -65,7 +65,9 @@ def save(path: str | Path, directions: Mapping[str, Direction]) -> None:
         for name, one in directions.items()
     }
     text = json.dumps({"format": FORMAT, "version": VERSION, "directions": told})
-    vectors = {name: one.vector.clone() for name, one in directions.items()}  # one direction may have two names
+    vectors = {
+        name: one.vector.clone() for name, one in directions.items()
+    }  # one direction may have two names
     weights.write(path, vectors, {"fewtoon": text})
 
 

@@ -68,7 +68,9 @@ class Method:
     extra: ClassVar[tuple[str, ...]] = ()  # networks that a Style may have beside: for --init alone
     compiles: ClassVar[bool] = True  # torch.compile cannot differentiate twice
     inherits: ClassVar[tuple[str, ...]] = ()  # settings that come from --init where the config names none
-    first_steps: ClassVar[str] = ""  # the setting that says how many steps a first phase of the training takes
+    first_steps: ClassVar[str] = (
+        ""  # the setting that says how many steps a first phase of the training takes
+    )
     generates: ClassVar[bool] = False  # draws from random numbers (B, Z), `latents`, instead of photos
 
     class Config(Strict):

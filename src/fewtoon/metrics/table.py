@@ -89,6 +89,7 @@ def html(result: dict[str, Any], grids: dict[str, Grid]) -> str:
     notes = "".join(f"<li>{escape(text)}</li>" for text in result["notes"])
     facts = "".join(f"<dt>{escape(a)}</dt><dd>{escape(b)}</dd>" for a, b in _protocol(result))
     parts = [
+        "<style>body { max-width: 86rem; }</style>",  # all columns side by side, where the screen has room for them
         f'<p class="over">fewtoon study · {escape(_budget(result))}</p>',
         f"<h1>{escape(headline(result))}</h1>",
         f'<div class="notes"><b>Failed</b><ul>{failed}</ul></div>' if failed else "",
