@@ -69,7 +69,10 @@ def server(path: Path) -> Iterator[tuple[str, int]]:
 def megabytes(pid: int) -> int:
     """Resident memory of a process."""
     found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    assert found is not None
+    if found is None:
+        raise SystemExit(
+            "the studio has ended: somebody has stopped it, or the memory of this machine was full"
+        )
     return round(int(found[1]) / 1024)
 
 

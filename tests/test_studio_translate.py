@@ -15,7 +15,10 @@ from gradio_client.exceptions import AppError
 
 import fewtoon
 import translators
+from fewtoon.app.shelf import Shelf
+from fewtoon.app.tabs.translate import Easel
 from fewtoon.draw import translate
+from fewtoon.errors import Problem
 from fewtoon.faces import finders, models
 from fewtoon.io.images import save_png
 from scripted import ScriptedFinder, person
@@ -164,3 +167,27 @@ def test_what_a_program_may_get_wrong(
         client.predict(handle_file(str(folder / photo)), style, group, api_name="/translate")
     assert told in str(refused.value)
     assert photo not in sent()
+
+
+def test_groups_that_a_style_draws_alike_are_not_offered(tmp_path: Path) -> None:
+    path = translators.save(tmp_path / "plain.safetensors", groups=GROUPS)
+    assert fewtoon.load(path, "cpu").header["groups"] == list(GROUPS)
+    assert Easel(Shelf([path])).told() == {"plain": {"size": 64, "groups": []}}
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"paths": [""]}, "names nothing"),
+        ({"paths": ["nowhere"]}, "does not exist"),
+        ({"save": "FILE"}, "nothing can be saved there"),
+        ({"save": "FILE/below"}, "nothing can be saved there"),
+        ({"clip": "nowhere.pt"}, "does not exist"),
+    ],
+)
+def test_a_shelf_says_at_once_what_cannot_be(tmp_path: Path, options: dict[str, Any], told: str) -> None:
+    (tmp_path / "FILE").write_text("x")
+    if "save" in options:
+        options = {"save": tmp_path / options["save"]}
+    with pytest.raises(Problem, match=told):
+        Shelf(**options)

@@ -476,6 +476,19 @@ def test_the_headline_does_not_name_a_winner_by_chance() -> None:
     assert table.headline({"rows": [{"preset": "a", "failed": "x"}]}) == "No preset has a figure."
 
 
+def test_the_headline_praises_nothing_that_is_worse_than_doing_nothing() -> None:
+    def row(name: str, kid: float) -> dict:
+        told = {"mean": kid, "spread": None, "interval": [kid - 1, kid + 1]}
+        return {"preset": name, "against": "drawings", "generates": False, "kid": told}
+
+    rows = [row("a", 600.0), row("b", 900.0)]
+    told = table.headline({"rows": rows, "untranslated": {"kid": {"mean": 159.0}}})
+    assert told.startswith(
+        "No preset is closer to the real drawings than the photos as they were (KID × 1000 159)"
+    )
+    assert "a is closest" in table.headline({"rows": rows, "untranslated": {"kid": {"mean": 700.0}}})
+
+
 def test_names_cannot_inject_html_or_break_the_table(done) -> None:
     hostile = "<script>alert(1)</script> a|b"
     made = [{**row, "preset": hostile} for row in done[0]["rows"]]

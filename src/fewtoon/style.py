@@ -421,6 +421,19 @@ def load(path: str | Path, device: str | None = None, precision: Literal["fp32",
     return Style(method, header, str(devices.pick(device)), precision)
 
 
+def groups_of(header: dict[str, Any]) -> list[str]:
+    """The `groups` of the Style that a header is of, without its weights: none where it draws every group alike."""
+    kind = methods.find(header["method"])
+    with torch.device("meta"):
+        method = kind(
+            config.section(kind.Config, header.get("model"), "model"),
+            header["size"],
+            header["groups"],
+            training=False,
+        )
+    return list(method.groups) if method.grouped else []
+
+
 def describe(header: dict[str, Any]) -> str:
     """A style file in plain words."""
     kind = methods.find(header["method"])

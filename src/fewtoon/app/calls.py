@@ -41,6 +41,11 @@ class Calls:
             raise Refused(404, "there is no such function")
         if not isinstance(data, list) or len(data) != len(function.inputs):
             raise Refused(400, f"this function takes {len(function.inputs)} values")
+        for block, value in zip(function.inputs, data):
+            if isinstance(block, gr.Image) and not isinstance(value, (dict, type(None))):
+                raise Refused(
+                    400, "a picture is sent first, and then named as it was sent: handle_file does both"
+                )
         if self.unread(session) >= UNREAD:
             raise Refused(429, "fetch the results that wait first")
         trigger = asked.get("trigger_id")

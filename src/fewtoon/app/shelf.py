@@ -11,6 +11,7 @@ pictures   a folder of pictures: to be marked
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -76,8 +77,17 @@ class Shelf:
         self.device, self.precision, self.keep = device, precision, keep
         self.clip = Path(clip) if clip is not None else None
         self.folder = Path(save) if save is not None else None
+        if self.folder is not None:
+            there = next(one for one in (self.folder, *self.folder.absolute().parents) if one.exists())
+            if not there.is_dir() or not os.access(there, os.W_OK):
+                raise Problem(
+                    f"--save {printable(self.folder)!r}: nothing can be saved there, choose another folder"
+                )
         self._things: dict[Kind, dict[str, Thing]] = {kind: {} for kind in get_args(Kind)}
         self._open: OrderedDict[str, _Open] = OrderedDict()  # by name, the one used last at the end
+        self._headers: dict[
+            str, tuple[str, dict[str, Any]]
+        ] = {}  # path -> stamp of the file, and what it says
         self._lock = threading.Lock()
         for path in paths:
             self.add(path)
@@ -86,6 +96,10 @@ class Shelf:
 
     def add(self, path: str | Path) -> list[Thing]:
         """Put what lies at a path on the shelf; several things for a study."""
+        if not str(path):
+            raise Problem(
+                "'' names nothing: give the path of a style, a run, a pack, a page or a folder of pictures"
+            )
         path = Path(path)
         if not path.exists():
             raise Problem(
@@ -180,11 +194,17 @@ class Shelf:
         return found
 
     def headers(self) -> dict[str, dict[str, Any]]:
-        """What the files of all Styles say of themselves, without their weights; a damaged one is left out."""
+        """What the files of all Styles say of themselves, without their weights; a damaged one is left out.
+        "groups" are those that it draws in ways of their own."""
         found = {}
         for name in self.names("style"):
             with suppress(Problem):
-                found[name] = styles.read_header(self.path("style", name))
+                path = self.path("style", name)
+                key, now = str(path), stamp(path)
+                if self._headers.get(key, ("", {}))[0] != now:
+                    header = styles.read_header(path)
+                    self._headers[key] = now, {**header, "groups": styles.groups_of(header)}
+                found[name] = self._headers[key][1]
         return found
 
     def saving(self, name: str, suffix: str) -> Path:

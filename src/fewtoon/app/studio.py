@@ -31,6 +31,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 import fewtoon
+from fewtoon import device as devices
 from fewtoon.app import look
 from fewtoon.app.guard import MAX_UPLOAD, Guard
 from fewtoon.app.local import ADDRESS, NAMES
@@ -129,6 +130,7 @@ def serve(
     of the Styles.
     Raises Problem as Shelf does, and when the port is taken.
     """
+    devices.pick(device)  # a wrong one is told now, not when somebody draws
     shelf = Shelf(paths, device=device, precision=precision, save=save, clip=clip)
     token = None if host in NAMES else secrets.token_urlsafe(24)
     with listening(port, host) as door:

@@ -88,6 +88,8 @@ def _attributes(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
         means = {group: statistics.fmean(values) for group, values in groups.items()}
         whole = means.pop("all", None)
         worst = min(means, key=lambda group: means[group]) if means else None
+        if worst is not None and whole is not None and means[worst] > whole:
+            worst = None  # those that do worse are too small for a figure of their own
         rows[name] = {
             "kept": whole,
             "worst": {"group": worst, "kept": means[worst]} if worst is not None else None,

@@ -40,6 +40,12 @@ def headline(result: dict[str, Any]) -> str:
         return "No preset has a figure."
     best = min(rows, key=lambda row: row["kid"]["mean"])
     figure = f"KID × 1000 {_number(best['kid']['mean'])}"
+    nothing = (result.get("untranslated") or {}).get("kid")
+    if nothing and not best["generates"] and best["kid"]["mean"] >= nothing["mean"]:
+        return (
+            f"No preset is closer to the real {best['against']} than the photos as they were (KID × 1000 "
+            f"{_number(nothing['mean'])}); {best['preset']} comes to {_number(best['kid']['mean'])}."
+        )
     if len(rows) == 1:
         return f"{best['preset']}: {figure}."
     like = [row["preset"] for row in rows if row is not best and _overlap(row, best)]
