@@ -15,6 +15,7 @@ from typing import Any
 
 import gradio as gr
 import pytest
+import torch
 
 from fewtoon import config
 from fewtoon.app import curves
@@ -85,7 +86,11 @@ def begin(packs: dict[str, Path], out: Path) -> subprocess.Popen[bytes]:
 
 
 @needs_browser
-def test_a_training_is_watched_stopped_and_resumed(packs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_training_is_watched_stopped_and_resumed(
+    packs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # bytes are the same with as many threads only
+    torch.set_num_threads(1)
     out = tmp_path / "first"
     training = begin(packs, out)
     wait(lambda: training.poll() is not None or len(Run(out).log()) > 3, 90)
