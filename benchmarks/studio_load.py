@@ -118,11 +118,10 @@ class Caller:
         finally:
             line.close()
 
-    def drawing(self, photo: bytes) -> bytes:
+    def drawing(self, photo: bytes, session: str) -> bytes:
         head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="photo.jpg"\r\n\r\n'
         form = head + photo + b"\r\n--x--\r\n"
         sent = json.loads(self.ask("POST", "/gradio_api/upload", form, "multipart/form-data; boundary=x"))[0]
-        session = uuid.uuid4().hex
         data = [{"path": sent, "meta": {"_type": "gradio.FileData"}}, "", "auto"]
         call = {"fn_index": self.function, "data": data, "session_hash": session}
         self.ask("POST", "/gradio_api/queue/join", json.dumps(call).encode())
@@ -148,13 +147,14 @@ class Crowd:
         left = iter(range(requests))
 
         def client() -> None:
+            session = uuid.uuid4().hex
             while True:
                 with self._lock:
                     if next(left, None) is None:
                         return
                 began = time.perf_counter()
                 try:
-                    drawn = self.caller.drawing(self.photo)
+                    drawn = self.caller.drawing(self.photo, session)
                 except (OSError, ValueError, KeyError, StopIteration, http.client.HTTPException) as error:
                     with self._lock:
                         self.lost.append(f"{type(error).__name__}: {error}")

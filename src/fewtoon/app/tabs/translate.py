@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import json
 import tempfile
-import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,8 @@ class Easel:
 
     def __init__(self, shelf: Shelf) -> None:
         self.shelf, self.photos = shelf, Photos()
-        self._pen = threading.Lock()  # two drawings at once would only get into each other's way
+        # One drawing at a time, always by the same thread: each that draws keeps memory of its own.
+        self._pen = ThreadPoolExecutor(1, "pen")
 
     # --- what there is to choose from ---------------------------------------------------------------------
 
@@ -189,8 +190,7 @@ class Easel:
         return "".join(map(look.note, advice)), photo, _gallery(columns)
 
     def _draw(self, translator: Translator, faces: list[Seen], group: str | None) -> list[Drawn]:
-        with self._pen:
-            return translator.draw(faces, group)
+        return self._pen.submit(translator.draw, faces, group).result()
 
     @look.told
     def translate(self, path: str | None, name: str, group: str) -> tuple[list[str], dict[str, Any]]:
