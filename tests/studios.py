@@ -6,6 +6,8 @@ import contextlib
 import os
 import shutil
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ import pytest
 from fewtoon.app.server import listening, server_of
 from fewtoon.app.shelf import Shelf
 from fewtoon.app.studio import create_app
+from fewtoon.data import world
+from fewtoon.data.prepare import prepare
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs a browser named chromium on the PATH")
@@ -40,6 +44,23 @@ def studio(paths: Sequence[str | Path], token: str | None = None, **options: Any
             thread.join(timeout=20)
             assert not thread.is_alive()
             os.environ["GRADIO_TEMP_DIR"] = before  # of a studio around this one
+
+
+def world_packs(top: Path, count: int, held_out: int) -> dict[str, Path]:
+    """Side -> a pack of so many pictures of the drawn world, 32 px."""
+    world.build(top / "world", photos=count, drawings=count, size=64)
+    for side in ("photos", "drawings"):
+        prepare(top / "world" / side, side, top / side, size=32, held_out=held_out)
+    return {side: top / side for side in ("photos", "drawings")}
+
+
+def ask(address: str) -> tuple[int, bytes, Any]:
+    """The status, the body and the headers of an answer."""
+    try:
+        with urllib.request.urlopen(address, timeout=60) as answer:
+            return answer.status, answer.read(), answer.headers
+    except urllib.error.HTTPError as error:
+        return error.code, error.read(), error.headers
 
 
 @contextlib.contextmanager

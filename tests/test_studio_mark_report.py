@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,21 +16,15 @@ import marking
 from fewtoon.app.shelf import Shelf
 from fewtoon.app.tabs import report
 from fewtoon.data import checkup as checkups
-from fewtoon.data import world
-from fewtoon.data.prepare import prepare
 from fewtoon.run import Run
-from studios import Visitor, chromium, needs_browser, studio
+from studios import Visitor, ask, chromium, needs_browser, studio, world_packs
 
 ODD = "a 'b' & <i>c\""  # the name of a folder
 
 
 @pytest.fixture(scope="module")
 def packs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    top = tmp_path_factory.mktemp("packs")
-    world.build(top / "world", photos=6, drawings=6, size=64)
-    for side in ("photos", "drawings"):
-        prepare(top / "world" / side, side, top / side, size=32, held_out=2)
-    return {side: top / side for side in ("photos", "drawings")}
+    return world_packs(tmp_path_factory.mktemp("packs"), 6, held_out=2)
 
 
 @pytest.fixture
@@ -49,14 +41,6 @@ def write(path: Path, text: str, when: float = 0) -> Path:
     if when:
         os.utime(path, (when, when))
     return path
-
-
-def ask(address: str) -> tuple[int, bytes]:
-    try:
-        with urllib.request.urlopen(address, timeout=60) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
 
 
 def threads() -> list[str]:
@@ -171,12 +155,12 @@ def test_the_newest_is_first_and_none_is_there_twice(
 def test_a_folder_that_cannot_be_marked_yet_says_so(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with studio([tmp_path / "empty"]) as url:
-        status, body = ask(f"{url}mark/0/")
+        status, body, _ = ask(f"{url}mark/0/")
         assert status == 503
         assert b"<p>folder" in body
         assert b"holds no pictures" in body
         marking.drawings(tmp_path / "empty")
-        status, body = ask(f"{url}mark/0/")
+        status, body, _ = ask(f"{url}mark/0/")
         assert status == 200
         assert b'id="view"' in body
 
@@ -188,7 +172,7 @@ def test_a_folder_that_cannot_be_marked_yet_says_so(tmp_path: Path) -> None:
 def pages(tmp_path: Path) -> Iterator[Callable[[str], tuple[int, bytes]]]:
     write(tmp_path / "page.html", "A page")
     with studio([tmp_path / "page.html"]) as url:
-        yield lambda path: ask(url + path)
+        yield lambda path: ask(url + path)[:2]
 
 
 def test_only_a_page_is_sent(tmp_path: Path, pages: Callable[[str], tuple[int, bytes]]) -> None:
@@ -209,10 +193,10 @@ def test_a_damaged_pack_does_not_keep_the_others_away(tmp_path: Path, packs: dic
     damaged.mkdir()
     (damaged / "pack.json").write_text("[]")
     with studio([damaged, *packs.values()]) as url:
-        status, body = ask(f"{url}report/pack/0")
+        status, body, _ = ask(f"{url}report/pack/0")
         assert status == 422
         assert b"has version None" in body
-        status, body = ask(f"{url}report/pack/1/2")
+        status, body, _ = ask(f"{url}report/pack/1/2")
         assert status == 200
         assert str(packs["photos"]).encode() not in body
 

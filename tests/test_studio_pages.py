@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import marking
-from fewtoon.data import world
-from fewtoon.data.prepare import prepare
 from fewtoon.run import Run
-from studios import Visitor, chromium, needs_browser, studio
+from studios import Visitor, ask, chromium, needs_browser, studio, world_packs
 
 EVIL = '<script>document.title = "evil"</script><img src="http://127.0.0.1:9/x.png">'
 
@@ -24,9 +19,8 @@ def top(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of drawings, two packs, a run without a report, and a page that somebody has tampered with."""
     top = tmp_path_factory.mktemp("pages")
     marking.drawings(top / "drawings")
-    world.build(top / "world", photos=8, drawings=8, size=64)
-    for side in ("photos", "drawings"):
-        prepare(top / "world" / side, side, top / f"pack {side}", size=32, held_out=2)
+    for side, path in world_packs(top / "packs", 8, held_out=2).items():
+        path.rename(top / f"pack {side}")
     (top / "tampered.html").write_text(f"<h1>Tampered</h1>{EVIL}")
     run = Run(top / "first")
     run.record({"method": "toy", "model": {}, "train": {}}, {"packs": {}})
@@ -39,14 +33,6 @@ def url(top: Path) -> Iterator[str]:
         [top / n for n in ("drawings", "pack photos", "pack drawings", "first", "tampered.html")]
     ) as address:
         yield address
-
-
-def ask(address: str) -> tuple[int, bytes, Any]:
-    try:
-        with urllib.request.urlopen(address, timeout=60) as answer:
-            return answer.status, answer.read(), answer.headers
-    except urllib.error.HTTPError as error:
-        return error.code, error.read(), error.headers
 
 
 @needs_browser
@@ -113,6 +99,7 @@ def test_a_page_cannot_run_anything(url: str) -> None:
         "report/run/7", "report/pack/2", "report/pack/0/9", "report/../../../../etc/passwd", "report/page/..%2f..%2f",
         "report/%2e%2e/%2e%2e/etc/passwd", "mark/1/", "mark/0/../1/", "mark/-1/", "mark/0/pictures/../../../etc/passwd",
         "mark/0/%2e%2e/%2e%2e/etc/passwd", "report/pack/<script>", "mark/",
+        f"mark/0/pictures/{'9' * 5000}", f"report/page/{'9' * 5000}",
     ],
 )  # fmt: skip
 def test_there_is_nothing_else(url: str, path: str) -> None:

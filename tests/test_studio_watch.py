@@ -20,15 +20,13 @@ import torch
 from fewtoon import config
 from fewtoon.app import curves
 from fewtoon.app.shelf import Shelf
-from fewtoon.app.tabs.watch import Tower, build
+from fewtoon.app.tabs.watch import Asked, Tower, build
 from fewtoon.app.trainings import Training
-from fewtoon.data import world
-from fewtoon.data.prepare import prepare
 from fewtoon.engine.train import train
 from fewtoon.errors import Problem
 from fewtoon.run import Run
 from marking import wait
-from studios import Visitor, chromium, needs_browser, studio
+from studios import Visitor, chromium, needs_browser, studio, world_packs
 
 SETS = [
     "channels=4",
@@ -43,29 +41,18 @@ STEPS = 60
 
 @pytest.fixture(scope="module")
 def packs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    top = tmp_path_factory.mktemp("watch")
-    world.build(top / "world", photos=12, drawings=12, size=32)
-    for side in ("photos", "drawings"):
-        prepare(top / "world" / side, side, top / side, size=32, held_out=4)
-    return {side: top / side for side in ("photos", "drawings")}
+    return world_packs(tmp_path_factory.mktemp("watch"), 12, held_out=4)
 
 
-def settings(steps: int = STEPS) -> config.Config:
-    return config.load("demo", [*SETS, f"train.steps={steps}"])
+def trained(packs: dict[str, Path], run: Path, steps: int) -> Path:
+    settings = config.load("demo", [*SETS, f"train.steps={steps}"])
+    train(settings, *packs.values(), run, device="cpu", quiet=True, track=())
+    return run
 
 
 @pytest.fixture(scope="module")
 def short(packs: dict[str, Path]) -> Path:
-    run = packs["photos"].parent / "short"
-    train(
-        config.load("demo", [*SETS, "train.steps=10"]),
-        *packs.values(),
-        run,
-        device="cpu",
-        quiet=True,
-        track=(),
-    )
-    return run
+    return trained(packs, packs["photos"].parent / "short", 10)
 
 
 @pytest.fixture
@@ -122,23 +109,14 @@ def test_a_training_is_watched_stopped_and_resumed(
         page.get_by_role("button", name="Resume").click()
         page.get_by_text("until step 20: it has done 60").wait_for()
         visitor.leave()
-    whole = tmp_path / "whole"
-    train(settings(), *packs.values(), whole, device="cpu", quiet=True, track=())
+    whole = trained(packs, tmp_path / "whole", STEPS)
     assert Run(out).last.read_bytes() == Run(whole).last.read_bytes()
     assert Run(out).log_file.read_bytes() == Run(whole).log_file.read_bytes()
 
 
 @needs_browser
 def test_trainings_are_compared_on_a_phone(stopped: Path, packs: dict[str, Path], tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    train(
-        config.load("demo", [*SETS, "train.steps=5"]),
-        *packs.values(),
-        other,
-        device="cpu",
-        quiet=True,
-        track=(),
-    )
+    other = trained(packs, tmp_path / "other", 5)
     with studio([stopped, other]) as url, chromium() as browser:
         visitor = Visitor(browser, url, 390, 844, color_scheme="dark")
         page = visitor.page
@@ -148,6 +126,7 @@ def test_trainings_are_compared_on_a_phone(stopped: Path, packs: dict[str, Path]
         page.get_by_label("Training", exact=True).first.click()
         page.get_by_role("option", name="other").click()
         page.get_by_text("step 5 of 5; it is finished").wait_for()
+        page.get_by_role("option").first.wait_for(state="detached")  # the list fades
         page.get_by_role("button", name="Compare trainings").click()
         box = page.get_by_label("Trainings")
         for name in ("short", "other"):
@@ -221,7 +200,7 @@ def test_a_log_is_read_as_it_grows(stopped: Path) -> None:
 
 @pytest.mark.parametrize("number", [None, -3, 0, 1e9, 2, math.nan, math.inf, "x", [1]])
 def test_any_number_is_some_preview(stopped: Path, number: Any) -> None:
-    assert "step 10" in Tower(Shelf([stopped])).preview("short", number)
+    assert "step 10" in Tower(Shelf([stopped])).choose_preview(Asked("short"), number)[0]
 
 
 def test_names_are_those_of_the_shelf(stopped: Path) -> None:
@@ -351,7 +330,9 @@ def test_odd_values_in_a_log_are_not_drawn(stopped: Path, value: str, log: bool)
         for key in ("step", "kid", "kid_low", "skipped", "health", "G/photos/cycle", "change"):
             file.write(json.dumps({"step": 11, key: None}).replace("null", value) + "\n")
     tower = Tower(Shelf([stopped]))
-    shown = tower.facts("short") + tower.kid("short") + tower.losses("short", tower.choices("short"), log)
+    shown = (
+        tower.facts("short") + tower.choose("short")[4] + tower.losses("short", tower.choices("short"), log)
+    )
     assert "nan" not in shown
     assert "polyline" in shown
 

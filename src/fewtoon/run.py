@@ -184,9 +184,8 @@ class Run:
             return None
         try:
             process = int(os.read(handle, 20))
-            if fcntl is None or not _lives(
-                process
-            ):  # only then, so as never to stand in the way of one that begins
+            # Its lock is only tried where it lives, so as never to stand in the way of one that begins.
+            if fcntl is None or not _lives(process):
                 return None
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return None
@@ -220,10 +219,9 @@ class Run:
         lines = []
         if self.log_file.is_file():
             for text in self.log_file.read_text(encoding="utf-8", errors="replace").splitlines():
-                with suppress(ValueError, RecursionError):
-                    line = json.loads(text)
-                    if isinstance(line, dict) and isinstance(line.get("step"), int):
-                        lines.append(line)
+                line = line_of(text)
+                if line is not None:
+                    lines.append(line)
         return lines
 
     def describe(self) -> str:
@@ -300,6 +298,15 @@ class Log:
 
     def _problem(self, error: OSError) -> Problem:
         return Problem(f"could not write {str(self.path)!r}: {error.strerror or error}; free some space")
+
+
+def line_of(text: str | bytes) -> dict[str, Any] | None:
+    """A line of log.jsonl, with its step; None for a torn or damaged one."""
+    with suppress(ValueError, RecursionError):
+        line = json.loads(text)
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            return line
+    return None
 
 
 def _lives(process: int) -> bool:

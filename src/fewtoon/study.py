@@ -423,10 +423,8 @@ class _Job:
 
 def of_length(config: Config, steps: int, seed: int = 0, sets: Sequence[str] = ()) -> Config:
     """`config` with so many steps, of which a first phase keeps its share, unless `sets` says how long it is."""
-    name = methods.find(config.method).first_steps
-    model, length = config.model, getattr(config.model, name, None) if name else None
-    if length and not any(item.partition("=")[0].removeprefix("model.") == name for item in sets):
-        share = min(1.0, length / config.train.steps)
+    (name, share), model = _first_phase(config), config.model
+    if share and not any(item.partition("=")[0].removeprefix("model.") == name for item in sets):
         model = model.model_copy(update={name: max(1, round(share * steps))})
     train = config.train.model_copy(update={"steps": steps, "seed": seed})
     return config.model_copy(update={"model": model, "train": train})
@@ -439,15 +437,20 @@ def steps_per_second(config: Config, packs: Mapping[str, Pack], device: str, sec
     phases that are not due in every step; a first phase and what comes after it are measured one by one, and count
     for their share of the steps. Nothing is kept of it. Raises Problem as `fewtoon.train` does.
     """
-    name = methods.find(config.method).first_steps
-    length = getattr(config.model, name) if name else 0
-    if not length:
+    name, share = _first_phase(config)
+    if not share:
         return _speed(config, packs, device, seconds)
-    share = min(1.0, length / config.train.steps)
     lengths = (config.train.steps + 1, 1)  # nothing but the first phase; all but the first step beyond it
     parts = [config.model_copy(update={"model": config.model.model_copy(update={name: n})}) for n in lengths]
     first, later = (_speed(part, packs, device, seconds / 2) for part in parts)
     return 1 / (share / first + (1 - share) / later)
+
+
+def _first_phase(config: Config) -> tuple[str, float]:
+    """The setting that says how long a first phase is, and which share of the steps that is; 0 where there is none."""
+    name = methods.find(config.method).first_steps
+    length = getattr(config.model, name) if name else None
+    return name, min(1.0, (length or 0) / config.train.steps)
 
 
 def _speed(config: Config, packs: Mapping[str, Pack], device: str, seconds: float) -> float:

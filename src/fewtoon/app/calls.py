@@ -32,8 +32,8 @@ class Calls:
     def __init__(self, spool: Spool, page: gr.Blocks) -> None:
         self.spool, self.page = spool, page
 
-    def joined(self, body: bytes) -> bytes:
-        """A call that wants into the queue. Raises Refused."""
+    def joined(self, body: bytes) -> tuple[str, bytes]:
+        """The session and the body of a call that wants into the queue. Raises Refused."""
         asked = _object(body)
         number, data, session = asked.get("fn_index"), asked.get("data"), _name(asked, "session_hash")
         function = self.page.fns.get(number) if type(number) is int else None
@@ -56,7 +56,7 @@ class Calls:
             "event_data": self._cleaned(asked.get("event_data")),
             "trigger_id": trigger if type(trigger) is int else None,
         }
-        return _json(clean)
+        return session, _json(clean)
 
     def cancelled(self, body: bytes) -> bytes:
         """A call that is taken back. Raises Refused."""

@@ -14,12 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fewtoon.app.tiles import stamp
 from fewtoon.data.marks import COLUMNS, NAME, SIDES, Mark, Marks, check_inside, checked
 from fewtoon.errors import Problem
 from fewtoon.faces.face import Face
 from fewtoon.io import images
-from fewtoon.io.files import printable
+from fewtoon.io.files import printable, stamp
 from fewtoon.io.images import BadPicture
 
 MOST_FACES = 1000  # of one picture

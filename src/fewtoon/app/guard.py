@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from urllib.parse import parse_qs
 
 import anyio
@@ -24,8 +25,9 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fewtoon.app.calls import Calls, Refused
-from fewtoon.app.local import HEADERS, NOT_HERE, foreign, is_local
+from fewtoon.app.local import HEADERS, MAX_PATH, NOT_HERE, NOT_JSON, foreign, is_json, is_local, too_long
 from fewtoon.app.spool import Spool
+from fewtoon.app.streams import Streams
 
 MAX_UPLOAD = 20_000_000  # bytes of a picture
 AROUND = 10_000  # bytes of a form around it
@@ -52,9 +54,8 @@ _ANSWERS = "/gradio_api/queue/data"
 _UPLOAD = "/gradio_api/upload"
 _JOIN = "/gradio_api/queue/join"
 _CANCEL = "/gradio_api/cancel"
-_DROPPED = re.compile(
-    rb"content-length|transfer-encoding|forwarded|x-.*"
-)  # proxies say who asks: there is none here
+# Proxies say who asks: there is none here.
+_DROPPED = re.compile(rb"content-length|transfer-encoding|forwarded|x-.*")
 
 
 class Guard:
@@ -73,7 +74,7 @@ class Guard:
         token: str | None = None,
     ) -> None:
         self.app, self.spool, self.own, self.token = app, spool, frozenset(own), token
-        self.calls = Calls(spool, page)
+        self.calls, self.streams = Calls(spool, page), Streams()
         self.uploading = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -109,6 +110,9 @@ class Guard:
         opened = reads and headers.get("sec-fetch-mode") == "navigate"  # a link to us, on whatever page
         if foreign(headers) and not opened:
             raise Refused(403, "another page asked for this: only our own may")
+        # Our own doors, too: a number of thousands of digits is none to Python.
+        if len(scope["path"]) > MAX_PATH:
+            raise Refused(404, "there is nothing here")
 
     def _check_token(self, scope: Scope, headers: Headers) -> None:
         kind, _, given = headers.get("authorization", "").partition(" ")
@@ -145,21 +149,28 @@ class Guard:
                 session = query.removeprefix("session_hash=")
                 if session == query or not self.calls.knows(session):
                     raise Refused(404, "nothing was asked in this session")
-                return self._passed(scope, query.encode())
+                return self._passed(scope, query.encode(), sender=partial(self.streams.watched, session))
             if _GET.fullmatch(path):
                 return self._passed(scope)
         elif method == "POST" and path == _UPLOAD:
             return await self._upload(scope, receive, headers)
         elif method == "POST" and path in (_JOIN, _CANCEL):
-            if headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
-                raise Refused(415, "the content type must be application/json")
+            if not is_json(headers):
+                raise Refused(415, NOT_JSON)
             body = await _read(scope, receive, MAX_CALL)
-            return self._passed(
-                scope, b"", self.calls.joined(body) if path == _JOIN else self.calls.cancelled(body)
-            )
+            if path == _CANCEL:
+                return self._passed(scope, body=self.calls.cancelled(body))
+            session, body = self.calls.joined(body)
+            return self._passed(scope, body=body, sender=partial(self.streams.after, session))
         raise Refused(404, "there is nothing here")
 
-    def _passed(self, scope: Scope, query: bytes = b"", body: bytes | None = None) -> ASGIApp:
+    def _passed(
+        self,
+        scope: Scope,
+        query: bytes = b"",
+        body: bytes | None = None,
+        sender: Callable[[Send], Send] = lambda send: send,
+    ) -> ASGIApp:
         """Gradio, asked by us: without what it believes of a proxy, and with the body that we wrote."""
         kept = [header for header in scope["headers"] if not _DROPPED.fullmatch(header[0])]
         if body is not None:
@@ -176,7 +187,7 @@ class Guard:
                 given = True
                 return {"type": "http.request", "body": body, "more_body": False}
 
-            await self.app(asked, read, send)
+            await self.app(asked, read, sender(send))
 
         return passed
 
@@ -228,8 +239,7 @@ class _Entered(Exception):
 
 
 def _check_length(headers: Headers, most: int) -> None:
-    length = headers.get("content-length", "0")
-    if not length.isdecimal() or int(length) > most:
+    if too_long(headers, most):
         raise Refused(413, f"the request is larger than {most} bytes")
 
 

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 ADDRESS = "127.0.0.1"
 NAMES = {"127.0.0.1", "localhost", "::1"}
 NOT_HERE = f"this page is for this machine only: open it as {ADDRESS}, not as {{!r}}"
+NOT_JSON = "the content type must be application/json"
 MAX_PATH = 1000  # characters of an address
 MAX_BODY = 1_000_000  # bytes of a request
 HEADERS = {
@@ -64,12 +65,21 @@ def refused(method: str, headers: Headers) -> tuple[int, str] | None:
         return None
     if foreign(headers):
         return 403, "another page asked for this: only our own may"
-    if headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
-        return 415, "the content type must be application/json"
-    length = headers.get("content-length", "0")
-    if not length.isdecimal() or int(length) > MAX_BODY:
+    if not is_json(headers):
+        return 415, NOT_JSON
+    if too_long(headers, MAX_BODY):
         return 413, f"the request is larger than {MAX_BODY} bytes"
     return None
+
+
+def is_json(headers: Headers) -> bool:
+    return headers.get("content-type", "").split(";")[0].strip().lower() == "application/json"
+
+
+def too_long(headers: Headers, most: int) -> bool:
+    """Whether a request says that it has more bytes, or nothing that can be meant; it need not say anything."""
+    length = headers.get("content-length", "0")
+    return not length.isdecimal() or int(length) > most
 
 
 def is_local(headers: Headers) -> bool:

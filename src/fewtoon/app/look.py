@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import functools
-import io
 from collections.abc import Callable
 from html import escape
 from typing import Any, TypeVar
 
 import gradio as gr
-import numpy as np
-from PIL import Image
 
 from fewtoon.errors import Problem
-from fewtoon.metrics.page import COLOURS, PIECES
+from fewtoon.metrics.page import COLOURS, PIECES, data_uri
 
 FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]
 MONO = ["ui-monospace", "Menlo", "Consolas", "monospace"]
@@ -63,18 +59,6 @@ def theme() -> gr.themes.Base:
     return gr.themes.Base(font=FONT, font_mono=MONO)
 
 
-def png(pixels: np.ndarray) -> bytes:
-    """(H, W, 3) uint8 as the bytes of the PNG file that the command line would write."""
-    file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG")
-    return file.getvalue()
-
-
-def address(data: bytes, kind: str = "image/png") -> str:
-    """Bytes as a data URI: the picture travels with the page and lies on no disk."""
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
-
-
 def sheet(body: str) -> str:
     """HTML that looks as it does in the reports; `body` is HTML already."""
     return f'<div class="sheet">{body}</div>' if body else ""
@@ -82,13 +66,15 @@ def sheet(body: str) -> str:
 
 def figure(data: bytes, caption: str, alt: str | None = None) -> str:
     """A PNG with a caption under it, as in the reports."""
-    picture = f'<img src="{address(data)}" alt="{escape(alt or caption)}">'
+    picture = f'<img src="{data_uri(data, "image/png")}" alt="{escape(alt or caption)}">'
     return f"<figure>{picture}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
-def download(data: bytes, name: str, text: str, kind: str = "image/png") -> str:
-    """A link that saves bytes as a file, without asking the server again."""
-    return f'<a class="save" href="{address(data, kind)}" download="{escape(name)}">{escape(text)}</a>'
+def download(data: bytes, name: str, text: str) -> str:
+    """A link that saves a PNG as a file, without asking the server again."""
+    return (
+        f'<a class="save" href="{data_uri(data, "image/png")}" download="{escape(name)}">{escape(text)}</a>'
+    )
 
 
 def note(text: str) -> str:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-import threading
-import webbrowser
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -27,12 +25,12 @@ from starlette.routing import Route
 from fewtoon.app.desk import Conflict, Desk, entry_of, marks_of, outside, proposal_of, version_of
 from fewtoon.app.local import ADDRESS, HEADERS, Local, json_of
 from fewtoon.app.proposals import Learn, Proposals
-from fewtoon.app.server import listening, server_of
-from fewtoon.app.tiles import Tiles, stamp
+from fewtoon.app.server import listening, run
+from fewtoon.app.tiles import Tiles
 from fewtoon.data.marks import NAME, Mark, Marks
 from fewtoon.errors import Problem
 from fewtoon.faces.face import Finder
-from fewtoon.io.files import printable
+from fewtoon.io.files import printable, stamp
 from fewtoon.io.images import BadPicture
 from fewtoon.metrics.page import STYLE
 
@@ -272,12 +270,8 @@ def serve(
     with listening(port) as door:
         url = f"http://{ADDRESS}:{door.getsockname()[1]}/"
         print(f"{len(desk.found)} pictures: mark their faces at {url} (Ctrl-C ends it)", flush=True)
-        if open_browser:
-            threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
         try:
-            server_of(app).run(sockets=[door])
-        except KeyboardInterrupt:  # uvicorn raises it again after it has closed the door
-            pass
+            run(app, door, url, open_browser)
         finally:
             app.state.proposals.close()
     done = desk.finished()

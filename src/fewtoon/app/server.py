@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
+import webbrowser
+from contextlib import suppress
 from typing import Any
 
 import uvicorn
@@ -23,6 +26,14 @@ def server_of(app: ASGIApp, **options: Any) -> uvicorn.Server:
         "proxy_headers": False, "server_header": False, "timeout_graceful_shutdown": 3, "http": Patient,
     }  # fmt: skip
     return uvicorn.Server(uvicorn.Config(app, **{**settings, **options}))
+
+
+def run(app: ASGIApp, door: socket.socket, url: str, open_browser: bool, **options: Any) -> None:
+    """Serve until Ctrl-C, and show the page in a browser where that is asked for. options: as of `server_of`."""
+    if open_browser:
+        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+    with suppress(KeyboardInterrupt):  # uvicorn raises it again after it has closed the door
+        server_of(app, **options).run(sockets=[door])
 
 
 def listening(port: int, host: str = ADDRESS) -> socket.socket:

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from fewtoon import methods
 from fewtoon import style as styles
-from fewtoon.app.tiles import stamp
 from fewtoon.draw import Translator
 from fewtoon.errors import Problem, nearest
-from fewtoon.io.files import file_hash, printable
+from fewtoon.io.files import file_hash, printable, stamp
 from fewtoon.latent.named import ENDING
 from fewtoon.latent.sources import Source, check_kind
 from fewtoon.run import Run
@@ -116,10 +116,7 @@ class Shelf:
         stem = path.name.removesuffix(ENDING) if kind == "directions" else path.stem
         if path.is_dir():
             stem = path.resolve().name
-        if kind == "page" and path.name in (
-            "report.html",
-            "study.html",
-        ):  # these are called like their folders
+        if kind == "page" and path.name in ("report.html", "study.html"):  # called like their folders
             folder = path.resolve().parent
             stem = folder.parent.name if folder.name == "report" else folder.name
         name, number = printable(stem), 2
@@ -193,9 +190,9 @@ class Shelf:
         self._open.move_to_end(name)
         return found
 
-    def headers(self) -> dict[str, dict[str, Any]]:
-        """What the files of all Styles say of themselves, without their weights; a damaged one is left out.
-        "groups" are those that it draws in ways of their own."""
+    def headers(self, generates: bool) -> dict[str, dict[str, Any]]:
+        """What the files of the Styles that draw random numbers, or of those that draw photos, say of themselves,
+        without their weights; a damaged one is left out. "groups" are those that it draws in ways of their own."""
         found = {}
         for name in self.names("style"):
             with suppress(Problem):
@@ -204,7 +201,9 @@ class Shelf:
                 if self._headers.get(key, ("", {}))[0] != now:
                     header = styles.read_header(path)
                     self._headers[key] = now, {**header, "groups": styles.groups_of(header)}
-                found[name] = self._headers[key][1]
+                header = self._headers[key][1]
+                if methods.find(header["method"]).generates == generates:
+                    found[name] = header
         return found
 
     def saving(self, name: str, suffix: str) -> Path:

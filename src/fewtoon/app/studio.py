@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import threading
-import webbrowser
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +33,7 @@ from fewtoon import device as devices
 from fewtoon.app import look
 from fewtoon.app.guard import MAX_UPLOAD, Guard
 from fewtoon.app.local import ADDRESS, NAMES
-from fewtoon.app.server import CONNECTIONS, listening, server_of
+from fewtoon.app.server import CONNECTIONS, listening, run
 from fewtoon.app.shelf import Shelf
 from fewtoon.app.spool import Spool
 from fewtoon.app.tabs import explore, mark, report, translate, watch
@@ -145,7 +143,4 @@ def serve(
                 flush=True,
             )
         print(f"the studio is at {url} (Ctrl-C ends it)", flush=True)
-        if open_browser:
-            threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
-        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after it has closed the door
-            server_of(app, lifespan="on", limit_concurrency=CONNECTIONS).run(sockets=[door])
+        run(app, door, url, open_browser, lifespan="on", limit_concurrency=CONNECTIONS)

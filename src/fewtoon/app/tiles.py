@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from fewtoon.io import images
+from fewtoon.io.files import stamp
 
 SHORT_SIDE = 2400  # pixels; a picture whose shorter side is longer is shown smaller
 TILE = 2048
@@ -70,15 +71,6 @@ class Tiles:
                 while self._memory > MAX_MEMORY and len(self._kept) > 1:
                     self._memory -= self._kept.popitem(last=False)[1].memory
             return shown
-
-
-def stamp(path: Path) -> str:
-    """Changes whenever the file does."""
-    try:
-        status = path.stat()
-    except OSError:
-        return "0"
-    return f"{status.st_mtime_ns:x}-{status.st_size:x}"
 
 
 def _tiled(picture: np.ndarray) -> Shown:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -13,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fewtoon.app.curves import LARGEST
 from fewtoon.data.pack import Pack
 from fewtoon.errors import Problem
 from fewtoon.io.files import printable
-from fewtoon.run import Run
+from fewtoon.run import Run, line_of
 
 OUTPUT = "train.log"  # in the run folder: what a resumed training says
 NOT_LOSSES = ("gradient", "rate", "skipped", "visits", "step")
 MOST_STEPS = 100_000_000
-LARGEST = 1e100  # what is beyond it is no value that was measured
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,8 @@ class Training:
         self.run, self.name = Run.open(path), name
         self.lines: list[dict[str, Any]] = []
         self._read = 0  # bytes of the log
-        self._first: tuple[float, int] | None = (
-            None  # when the log was written to, and the step, at the first look
-        )
+        # When the log was written to, and the step, at the first look.
+        self._first: tuple[float, int] | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._asked: tuple[int, float] | None = None  # the process that was asked to stop, and when it began
 
@@ -97,12 +95,11 @@ class Training:
             data = data[: data.rfind(b"\n") + 1]
             self._read += len(data)
             for text in data.splitlines():
-                with suppress(ValueError, RecursionError):
-                    line = json.loads(text)
-                    if isinstance(line, dict) and isinstance(line.get("step"), int) and _number(line["step"]):
-                        while self.lines and self.lines[-1]["step"] > line["step"]:
-                            self.lines.pop()
-                        self.lines.append(line)
+                line = line_of(text)
+                if line is not None and _number(line["step"]):
+                    while self.lines and self.lines[-1]["step"] > line["step"]:
+                        self.lines.pop()
+                    self.lines.append(line)
 
     def _speed(self, step: int) -> float | None:
         """The log holds no times, so that it is the same after every resumption: when it was written tells them."""

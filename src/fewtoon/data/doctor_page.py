@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from html import escape
 from pathlib import Path
@@ -15,7 +14,7 @@ from fewtoon.data import doctor
 from fewtoon.data.checkup import Checkup, Finding, Item, Shares, compare, pair, shares
 from fewtoon.data.findings import count
 from fewtoon.io.files import write_bytes
-from fewtoon.metrics.page import page
+from fewtoon.metrics.page import data_uri, page
 
 SHOWN = 18  # pictures of one finding
 SHOWN_PAIRS = 12
@@ -233,8 +232,5 @@ def _image(image: NDArray[np.uint8], alternative: str) -> str:
         picture = picture.resize((side, side), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=82, method=4)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return (
-        f'<img width="{side}" height="{side}" alt="{escape(alternative)}" loading="lazy" '
-        f'src="data:image/webp;base64,{data}">'
-    )
+    data = data_uri(buffer.getvalue(), "image/webp")
+    return f'<img width="{side}" height="{side}" alt="{escape(alternative)}" loading="lazy" src="{data}">'

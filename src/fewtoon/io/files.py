@@ -68,3 +68,12 @@ def file_hash(path: str | Path) -> str:
         while block := file.read(1 << 20):
             total.update(block)
     return total.hexdigest()
+
+
+def stamp(path: Path) -> str:
+    """Changes whenever the file does."""
+    try:
+        status = path.stat()
+    except OSError:
+        return "0"
+    return f"{status.st_mtime_ns:x}-{status.st_size:x}"

@@ -373,5 +373,13 @@ def _refusal(path: str, entry: str) -> str | None:
 def save_png(path: str | Path, array: np.ndarray, **options: Any) -> None:
     """Write (H, W, 3) or (H, W) uint8 as a PNG, whole or not at all; `options` are Pillow's (compress_level).
     Raises Problem when the file cannot be written."""
+    data = png_bytes(array, **options)
     with atomic(path) as file:
-        Image.fromarray(np.ascontiguousarray(array)).save(file, "PNG", **options)
+        file.write(data)
+
+
+def png_bytes(array: np.ndarray, **options: Any) -> bytes:
+    """(H, W, 3) or (H, W) uint8 as the bytes of the file that `save_png` writes."""
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(array)).save(file, "PNG", **options)
+    return file.getvalue()

@@ -10,7 +10,9 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from fewtoon import style as styles
 from fewtoon.errors import Problem
+from fewtoon.io.files import stamp
 from fewtoon.latent import named
 from fewtoon.latent.blend import SIDES, LiveSwap, Recipe
 from fewtoon.latent.codes import of_seeds
@@ -81,6 +84,7 @@ class Bench:
 
     def __init__(self) -> None:
         self._found: Last[list[Direction]] = Last(KEPT)
+        self._named: Last[dict[str, Direction]] = Last(KEPT)
         self._pairs: Last[LiveSwap] = Last(SWAPS)
         self._made: Last[Style] = Last(SWAPS)
 
@@ -129,18 +133,12 @@ class Bench:
             raise Problem(f"components by {by!r}: sefa or ganspace")
         return self._found.get((by, source.sha256, chosen, group, count), find[by])[number]
 
-    def named(self, source: Source, files: Sequence[Any]) -> Mapping[str, Direction]:
-        """Directions with names that fit the style: its own, and those of files; the first of a name counts."""
-        found: dict[str, Direction] = {}
-        for path in [named.place(source.file), *files]:
-            try:
-                known = named.load(path)
-                for name, direction in known.items():
-                    named.check_fits(direction, source, name)
-                    found.setdefault(name, direction)
-            except Problem:  # there is none beside the style, or it is of another latent space
-                continue
-        return found
+    def named(self, source: Source, files: Sequence[Path]) -> Mapping[str, Direction]:
+        """Directions with names that fit the style: its own, and those of files; the first of a name counts. They are
+        read when they are first asked for, and again when a file has changed."""
+        places = [named.place(source.file), *files]
+        key = (source.sha256, *((path, stamp(path)) for path in places))
+        return self._named.get(key, lambda: _fitting(source, places))
 
     # --- swaps -------------------------------------------------------------------------------------------
 
@@ -148,12 +146,24 @@ class Bench:
         """Low's small resolutions and high's large ones, ready to draw and to be saved. Raises Problem for styles
         that do not fit."""
         live = self._pairs.get((low.sha256, high.sha256), lambda: LiveSwap(low.style, high.style))
-        made = self._made.get(
-            (low.sha256, high.sha256, resolution, width), lambda: live.made(Recipe(resolution, width))
-        )
-        for side, source in zip(SIDES, (low, high)):
-            made.header["made_of"][side] = {**source.facts(), **made.header["made_of"][side]}
-        return made
+
+        def make() -> Style:
+            made = live.made(Recipe(resolution, width))
+            for side, source in zip(SIDES, (low, high)):
+                made.header["made_of"][side] = {**source.facts(), **made.header["made_of"][side]}
+            return made
+
+        return self._made.get((low.sha256, high.sha256, resolution, width), make)
+
+
+def _fitting(source: Source, places: Sequence[Path]) -> dict[str, Direction]:
+    found: dict[str, Direction] = {}
+    for path in places:
+        with suppress(Problem):  # there is none beside the style, or it is of another latent space
+            for name, direction in named.load(path).items():
+                named.check_fits(direction, source, name)
+                found.setdefault(name, direction)
+    return found
 
 
 def count_of(source: Source) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from html import escape
 
 COLOURS = """
@@ -91,6 +92,11 @@ svg text { fill: var(--soft); font-size: 11px; }
 }
 """
 STYLE = COLOURS + _BASE + PIECES
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    """Bytes as an address that holds them: a picture travels with its page. kind: "image/png" for instance."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def page(title: str, body: str) -> str:

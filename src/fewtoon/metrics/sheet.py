@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from fewtoon.metrics.page import data_uri
 
 if TYPE_CHECKING:
     from fewtoon.metrics.evaluate import Pictures
@@ -54,10 +55,10 @@ def image(pixels: NDArray[np.uint8], alternative: str) -> str:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "WEBP", quality=90, method=4)
     small = ' class="small"' if height < SMALL else ""
-    data = base64.b64encode(buffer.getvalue()).decode()
+    data = data_uri(buffer.getvalue(), "image/webp")
     return (
         f'<img{small} width="{width}" height="{height}" alt="{escape(alternative)}" loading="lazy" '
-        f'src="data:image/webp;base64,{data}">'
+        f'src="{data}">'
     )
 
 

@@ -7,6 +7,7 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 from typing import Any, NamedTuple, cast
 
@@ -14,13 +15,12 @@ import gradio as gr
 import numpy as np
 from torch import Tensor
 
-from fewtoon import methods
 from fewtoon.app import look
 from fewtoon.app.caption import LONGEST, captioned
 from fewtoon.app.shelf import Shelf
 from fewtoon.errors import Problem
 from fewtoon.io import images
-from fewtoon.latent.bench import COMPONENTS, Bench, Wish, count_of, finite, whole
+from fewtoon.latent.bench import COMPONENTS, Bench, Last, Wish, count_of, finite, whole
 from fewtoon.latent.chain import Link
 from fewtoon.latent.direction import Direction, layers_of
 from fewtoon.latent.sources import Source
@@ -195,22 +195,21 @@ class Room:
     def __init__(self, shelf: Shelf) -> None:
         self.shelf, self.bench = shelf, Bench()
         self._edits: OrderedDict[str, tuple[str, Tensor]] = OrderedDict()  # key -> (sha256 of the style, way)
+        self._links: Last[Link] = Last(1)
         self._clip: Any = None
         self._lock = threading.Lock()
 
     # --- what there is to choose from ---------------------------------------------------------------------
 
     def generators(self) -> list[str]:
-        return [name for name, own in self.shelf.headers().items() if methods.find(own["method"]).generates]
+        return list(self.shelf.headers(generates=True))
 
     def translators(self) -> list[str]:
-        return [
-            name for name, own in self.shelf.headers().items() if not methods.find(own["method"]).generates
-        ]
+        return list(self.shelf.headers(generates=False))
 
     def sizes(self, name: str) -> list[str]:
         """The resolutions at which layers of a style can be swapped."""
-        header = self.shelf.headers().get(name)
+        header = self.shelf.headers(generates=True).get(name)
         if header is None:
             raise Problem(f"no style {name!r} here")
         return [f"{size} px" for size in resolutions(header["size"])[:-1]]
@@ -269,12 +268,12 @@ class Room:
 
     def _page(self, settings: Settings) -> str:
         drawn, pixels = self._drawn(settings)
-        data = look.png(pixels)
+        data = images.png_bytes(pixels)
         small = "pixels" if pixels.shape[0] < 256 else ""
         by = settings.style if settings.translator == NONE else settings.translator
         shown = look.figure(data, f"{by}, seed {int(settings.seed)}")
         if pixels is not drawn and settings.translator != NONE:
-            shown = f'<div class="beside">{look.figure(look.png(drawn), settings.style)}{shown}</div>'
+            shown = f'<div class="beside">{look.figure(images.png_bytes(drawn), settings.style)}{shown}</div>'
         link = look.download(data, f"{settings.style}-{int(settings.seed)}.png", "Download")
         return look.sheet(f'<div class="{small}">{shown}</div>{link}')
 
@@ -327,7 +326,9 @@ class Room:
         return self.bench.swap(low, self.shelf.source(settings.swap), resolution, width)
 
     def _translated(self, name: str, source: Source, picture: np.ndarray) -> np.ndarray:
-        link = Link(self.shelf.style(name), source.style.framing)
+        style, framing = self.shelf.style(name), source.style.framing
+        # By the object: the link that is kept keeps it too. What finds faces is not opened for every move of a slider.
+        link = self._links.get((id(style), framing), lambda: Link(style, framing))
         (drawn,) = link.draw([picture], [link.place(picture) if link.reframes else None])
         if drawn is None:
             raise Problem(f"{name!r} finds no face in this picture: try another seed")
@@ -357,10 +358,7 @@ class Room:
         for words in (recipe.text, recipe.neutral):
             if words is not None:
                 self._clip.check_text(words)
-        wish = self._wish(settings, source)
-        start = self.bench.codes(
-            source, Wish(wish.seed, wish.truncation, wish.group, wish.other, wish.layers)
-        )
+        start = self.bench.codes(source, replace(self._wish(settings, source), moves=()))
         way, _ = ways(source, self._clip, start, recipe, None, ["picture"], False)
         key = secrets.token_urlsafe(12)
         with self._lock:

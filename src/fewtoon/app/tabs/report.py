@@ -19,9 +19,9 @@ from starlette.routing import BaseRoute, Route
 
 from fewtoon.app import look
 from fewtoon.app.shelf import Kind, Shelf
-from fewtoon.app.tiles import stamp
 from fewtoon.data.pack import Pack
 from fewtoon.errors import Problem
+from fewtoon.io.files import stamp
 from fewtoon.metrics.page import page as whole
 
 if TYPE_CHECKING:

@@ -21,6 +21,8 @@ from fewtoon.app.photos import Photos
 from fewtoon.app.shelf import Shelf
 from fewtoon.draw import Drawn, Seen, Translator
 from fewtoon.errors import Problem
+from fewtoon.io import images
+from fewtoon.metrics.page import data_uri
 
 TITLE = "Translate"
 SIDE_BY_SIDE = 4  # Styles at once
@@ -118,25 +120,17 @@ class Easel:
 
     # --- what there is to choose from ---------------------------------------------------------------------
 
-    def headers(self) -> dict[str, dict[str, Any]]:
-        """Of the Styles that draw photos."""
-        from fewtoon import methods
-
-        found = self.shelf.headers()
-        return {
-            name: header for name, header in found.items() if not methods.find(header["method"]).generates
-        }
-
     def names(self) -> list[str]:
-        return list(self.headers())
+        return list(self.shelf.headers(generates=False))
 
     def told(self) -> dict[str, Any]:
         """Name -> {"size", "groups"} of every Style that draws photos."""
-        return {name: {"size": own["size"], "groups": own["groups"]} for name, own in self.headers().items()}
+        headers = self.shelf.headers(generates=False)
+        return {name: {"size": own["size"], "groups": own["groups"]} for name, own in headers.items()}
 
     def groups(self, names: Sequence[str]) -> list[str]:
         """What "Group" offers for some Styles: "auto", and the groups that any of them has."""
-        headers = self.headers()
+        headers = self.shelf.headers(generates=False)
         own = (group for name in names if name in headers for group in headers[name]["groups"])
         return [styles.AUTO, *dict.fromkeys(own)]
 
@@ -172,10 +166,15 @@ class Easel:
     def _shown(self, key: str, names: list[str], group: str) -> tuple[str, str, str]:
         seen: list[Seen] = []
         columns: list[list[tuple[str, Seen, Drawn]]] = []
+        pictures: dict[
+            int | None, np.ndarray
+        ] = {}  # as large as somebody needs it -> the photo, decoded once
         for name in names:
             translator = self.shelf.translator(name)
-            picture = self.photos.get(key, translator.cutter.draft)
-            faces = translator.look(picture)
+            draft = translator.cutter.draft
+            if draft not in pictures:
+                pictures[draft] = self.photos.get(key, draft)
+            faces = translator.look(pictures[draft])
             own = group if group in translator.style.groups else None
             columns.append(
                 [(name, face, one) for face, one in zip(faces, self._draw(translator, faces, own))]
@@ -186,7 +185,8 @@ class Easel:
             for number, face in enumerate(seen, 1)
             for one in face.advice
         )
-        photo = _with_boxes(self.photos.get(key), seen) if seen and seen[0].cutout.face else ""
+        # Where faces are looked for, the photo was decoded whole.
+        photo = _with_boxes(pictures[None], seen) if seen and seen[0].cutout.face else ""
         return "".join(map(look.note, advice)), photo, _gallery(columns)
 
     def _draw(self, translator: Translator, faces: list[Seen], group: str | None) -> list[Drawn]:
@@ -207,7 +207,7 @@ class Easel:
         files = []
         for number, one in enumerate(drawn, 1):
             file = folder / f"drawing-{number}.png"
-            file.write_bytes(look.png(one.pixels))
+            file.write_bytes(images.png_bytes(one.pixels))
             files.append(str(file))
         found = [face.cutout.face for face in faces]
         return files, {
@@ -237,7 +237,7 @@ def _with_boxes(picture: np.ndarray, faces: Sequence[Seen]) -> str:
         )
     count = f"{len(faces)} face{'s' if len(faces) > 1 else ''} found"
     return look.sheet(
-        f'<div class="faces"><img src="{look.address(file.getvalue(), "image/jpeg")}" alt="the photo, {count}">'
+        f'<div class="faces"><img src="{data_uri(file.getvalue(), "image/jpeg")}" alt="the photo, {count}">'
         f'<svg viewBox="0 0 {width} {height}" aria-hidden="true">{"".join(marks)}</svg></div>'
         f'<p class="over">{count}</p>'
     )
@@ -255,14 +255,15 @@ def _gallery(columns: Sequence[Sequence[tuple[str, Seen, Drawn]]]) -> str:
 
 
 def _compare(name: str, seen: Seen, drawn: Drawn, number: int, of: int) -> str:
-    data = look.png(drawn.pixels)
+    data = images.png_bytes(drawn.pixels)
+    after, before = (data_uri(one, "image/png") for one in (data, images.png_bytes(seen.cutout.pixels)))
     which = f" of face {number}" if of > 1 else ""
     read = f", read as {drawn.read_as}" if drawn.read_as else ""
     slide = "this.previousElementSibling.style.setProperty('--cut', this.value + '%')"
     file = f"{name}-{number}.png" if of > 1 else f"{name}.png"
     return (
-        f'<figure><div class="compare"><img src="{look.address(data)}" alt="drawing{which} by {escape(name)}">'
-        f'<img class="before" src="{look.address(look.png(seen.cutout.pixels))}" alt="photo{which}"></div>'
+        f'<figure><div class="compare"><img src="{after}" alt="drawing{which} by {escape(name)}">'
+        f'<img class="before" src="{before}" alt="photo{which}"></div>'
         f'<input type="range" min="0" max="100" value="50" aria-label="before and after{which}, {escape(name)}" '
         f"oninput={json.dumps(slide)}>"
         f"<figcaption>{escape(name + read)}</figcaption>"

@@ -5,15 +5,16 @@ from __future__ import annotations
 import functools
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from fewtoon.app import look
-from fewtoon.app.curves import chart
+from fewtoon.app.curves import Points, chart
 from fewtoon.app.shelf import Shelf
 from fewtoon.app.trainings import Seen, Training
 from fewtoon.engine.progress import duration
@@ -113,60 +114,14 @@ class Tower:
 
     def facts(self, name: str) -> str:
         """Cards, and a sentence where something is wrong."""
-        _, seen = self._look(name)
-        share = f"{min(1.0, seen.step / seen.steps):.0%}" if seen.steps else "-"
-        left = duration(seen.left) if seen.left is not None else "not known yet"
-        best = f"{seen.best[0]:.1f}" if seen.best else "-"
-        cards = [
-            (share, f"step {seen.step:,} of {seen.steps:,}; it {STATES[seen.state]}"),
-            (
-                best,
-                f"best held-out KID x1000, at step {seen.best[1]:,}" if seen.best else "no held-out KID yet",
-            ),
-        ]
-        if seen.state == "running":
-            speed = f"{seen.speed:.2f} steps per second" if seen.speed else "its speed is measured"
-            cards.append((left, f"left; {speed}"))
-        body = "".join(
-            f'<div class="card"><b>{escape(b)}</b><span>{escape(text)}</span></div>' for b, text in cards
-        )
-        told = f"<p>{escape(seen.method)}; health: {escape(seen.health or 'not known yet')}</p>"
-        if seen.skipped:
-            told += f"<p>{seen.skipped} updates were skipped: a loss or gradient was not finite.</p>"
-        wrong = look.note(f"The training ended: {seen.error}") if seen.error else ""
-        return look.sheet(f'<div class="cards">{body}</div>{told}') + wrong
-
-    def kid(self, name: str) -> str:
-        training, _ = self._look(name)
-        points, band = training.kid()
-        return look.sheet(
-            f"<h3>{KID} x1000</h3>" + chart({KID: points}, title=f"{KID} x1000", bands={KID: band})
-        )
+        return _facts(self._look(name)[1])
 
     def choices(self, name: str) -> list[str]:
         """The losses of a training."""
         return list(self._look(name)[0].losses())
 
     def losses(self, name: str, chosen: Sequence[str], log: bool) -> str:
-        found = self._look(name)[0].losses()
-        lines = {loss: found[loss] for loss in list(chosen)[:AT_ONCE] if loss in found}
-        return look.sheet(chart(lines, title="losses", log=bool(log)))
-
-    def previews(self, name: str) -> list[Any]:
-        return self._training(name).previews()
-
-    def preview(self, name: str, number: float | None) -> str:
-        """The preview of a number from 1; the one nearest to it."""
-        found = self.previews(name)
-        if not found:
-            return look.sheet('<p class="soft">No preview yet.</p>')
-        step, path = found[min(max(_whole(number), 1), len(found)) - 1]
-        try:
-            data = path.read_bytes() if path.stat().st_size <= MOST_BYTES else b""
-        except OSError:
-            data = b""
-        shown = look.figure(data, f"step {step:,}", f"preview of step {step}")
-        return look.sheet(f'<div class="preview">{shown}</div>') if data else ""
+        return _losses(self._look(name)[0].losses(), chosen, log)
 
     def choose(self, name: str) -> tuple[Any, ...]:
         """All of a training, its first losses and its latest preview."""
@@ -175,27 +130,29 @@ class Tower:
 
     def tick(self, asked: Asked, latest: tuple[Any, ...]) -> tuple[Any, ...]:
         """All that is asked for, but nothing where nothing has changed."""
-        name = asked.name
         try:
-            now = self._state(name)
-            if now == tuple(latest):
-                return (gr.skip(),) * 7
-            found, count = self.choices(name), len(self.previews(name))
-            losses = found[:AT_ONCE] if asked.losses is None else list(asked.losses)
-            slider = gr.update(maximum=max(2, count))
-            if asked.number is None:
-                slider["value"] = max(1, count)
-            return (
-                self.facts(name),
-                self.kid(name),
-                gr.update(choices=found, value=losses),
-                self.losses(name, losses, asked.log),
-                slider,
-                self.preview(name, count) if asked.number is None else gr.skip(),
-                now,
-            )
+            training, seen = self._look(asked.name)
+            previews = training.previews()
         except Problem as problem:  # one that is damaged does not keep the others from being seen
             return look.note(str(problem)), "", gr.update(choices=[], value=[]), "", gr.skip(), "", ()
+        count = len(previews)
+        now = (seen.state, seen.step, seen.best, seen.health, seen.error, count)
+        if now == tuple(latest):
+            return (gr.skip(),) * 7
+        found = training.losses()
+        losses = list(found)[:AT_ONCE] if asked.losses is None else list(asked.losses)
+        slider = gr.update(maximum=max(2, count))
+        if asked.number is None:
+            slider["value"] = max(1, count)
+        return (
+            _facts(seen),
+            _kid(training),
+            gr.update(choices=list(found), value=losses),
+            _losses(found, losses, asked.log),
+            slider,
+            _preview(previews, count) if asked.number is None else gr.skip(),
+            now,
+        )
 
     @look.told
     def choose_losses(self, asked: Asked, losses: list[str] | None, log: bool) -> tuple[str, Asked]:
@@ -206,12 +163,9 @@ class Tower:
     def choose_preview(self, asked: Asked, number: float) -> tuple[str, Asked]:
         """Another preview; the last one is followed by newer ones."""
         number = _whole(number)
-        asked = replace(asked, number=number if number < len(self.previews(asked.name)) else None)
-        return self.preview(asked.name, number), asked
-
-    def _state(self, name: str) -> tuple[Any, ...]:
-        _, seen = self._look(name)
-        return seen.state, seen.step, seen.best, seen.health, seen.error, len(self.previews(name))
+        previews = self._training(asked.name).previews()
+        asked = replace(asked, number=number if number < len(previews) else None)
+        return _preview(previews, number), asked
 
     @look.told
     def stop(self, name: str) -> str:
@@ -235,7 +189,7 @@ class Tower:
     @look.told
     def choose_several(self, names: list[str] | None, what: str, log: bool) -> tuple[Any, str]:
         """The losses that can be compared, and the comparison."""
-        chosen = list(names or ())[:AT_ONCE]
+        chosen, what = list(names or ())[:AT_ONCE], str(what)
         losses = dict.fromkeys(loss for name in chosen for loss in self.choices(name))
         return gr.update(choices=list(dict.fromkeys([KID, *losses, what]))), self.compare(chosen, what, log)
 
@@ -258,6 +212,55 @@ class Tower:
         head = "<th>training</th><th>method</th><th>state</th><th class=number>step</th><th class=number>best KID</th>"
         table = f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
         return look.sheet(chart(lines, title=str(what)[:80], log=bool(log)) + table)
+
+
+# --- HTML ---------------------------------------------------------------------------------------------------
+
+
+def _facts(seen: Seen) -> str:
+    share = f"{min(1.0, seen.step / seen.steps):.0%}" if seen.steps else "-"
+    left = duration(seen.left) if seen.left is not None else "not known yet"
+    best, of = (
+        (f"{seen.best[0]:.1f}", f"best held-out KID x1000, at step {seen.best[1]:,}")
+        if seen.best
+        else ("-", "no held-out KID yet")
+    )
+    cards = [(share, f"step {seen.step:,} of {seen.steps:,}; it {STATES[seen.state]}"), (best, of)]
+    if seen.state == "running":
+        speed = f"{seen.speed:.2f} steps per second" if seen.speed else "its speed is measured"
+        cards.append((left, f"left; {speed}"))
+    body = "".join(
+        f'<div class="card"><b>{escape(b)}</b><span>{escape(text)}</span></div>' for b, text in cards
+    )
+    told = f"<p>{escape(seen.method)}; health: {escape(seen.health or 'not known yet')}</p>"
+    if seen.skipped:
+        told += f"<p>{seen.skipped} updates were skipped: a loss or gradient was not finite.</p>"
+    wrong = look.note(f"The training ended: {seen.error}") if seen.error else ""
+    return look.sheet(f'<div class="cards">{body}</div>{told}') + wrong
+
+
+def _kid(training: Training) -> str:
+    points, band = training.kid()
+    title = f"{KID} x1000"
+    return look.sheet(f"<h3>{title}</h3>" + chart({KID: points}, title=title, bands={KID: band}))
+
+
+def _losses(found: Mapping[str, Points], chosen: Sequence[str], log: bool) -> str:
+    lines = {loss: found[loss] for loss in list(chosen)[:AT_ONCE] if loss in found}
+    return look.sheet(chart(lines, title="losses", log=bool(log)))
+
+
+def _preview(found: Sequence[tuple[int, Path]], number: float | None) -> str:
+    """The one of a number from 1, or the nearest to it."""
+    if not found:
+        return look.sheet('<p class="soft">No preview yet.</p>')
+    step, path = found[min(max(_whole(number), 1), len(found)) - 1]
+    try:
+        data = path.read_bytes() if path.stat().st_size <= MOST_BYTES else b""
+    except OSError:
+        data = b""
+    shown = look.figure(data, f"step {step:,}", f"preview of step {step}")
+    return look.sheet(f'<div class="preview">{shown}</div>') if data else ""
 
 
 def _whole(number: Any) -> int:
