@@ -111,7 +111,7 @@ def test_a_group_is_drawn(room: Room, folder: Path) -> None:
 
 
 def test_named_sliders_are_those_of_move(room: Room, folder: Path, tmp_path: Path) -> None:
-    update = room.choose("faces", "")[6]
+    update = room.choose("faces", "")[7]
     found = [update[key] for key in ("label", "minimum", "maximum", "visible")]
     assert found == ["hair", -2.0, 4.0, True]
     where = tmp_path / "m"
@@ -209,10 +209,22 @@ def test_a_slider_can_rest(room: Room, tmp_path: Path) -> None:
         {"old": one, "young": replace(one, vector=-vector, range=(-3.0, -1.0))},
     )
     room.shelf.add(tmp_path / "other.safetensors")
-    old, young = room.choose("other", "faces")[6:8]
+    old, young = room.choose("other", "faces")[7:9]
     assert (old["minimum"], old["maximum"], young["minimum"], young["maximum"]) == (0.0, 3.0, -3.0, 0.0)
     still = drawn(room, style="other")
     assert not np.array_equal(still, drawn(room, style="other", named=(3.0, *(0.0,) * (NAMED - 1))))
+
+
+def test_directions_without_a_slider_are_told(room: Room, tmp_path: Path) -> None:
+    styles.write(tmp_path / "rich.safetensors", make(4), {})
+    one = Direction(torch.eye(8)[0], 1.0, (0,), 6, (-1.0, 1.0))
+    count = NAMED + 2
+    named.save(named.place(tmp_path / "rich.safetensors"), {f"way{i:02}": one for i in range(count)})
+    room.shelf.add(tmp_path / "rich.safetensors")
+    chosen = room.choose("rich", "faces")
+    assert [slider["label"] for slider in chosen[7:]] == [f"way{i:02}" for i in range(NAMED)]
+    assert f"way{NAMED}, way{NAMED + 1}" in chosen[6]
+    assert room.choose("faces", "rich")[6] == ""
 
 
 def test_what_comes_later_is_found(folder: Path) -> None:
@@ -336,6 +348,7 @@ def test_a_person_explores(folder: Path, tmp_path: Path) -> None:
         page.get_by_role("slider", name="hair").press("ArrowRight")
         now = changed(now)
         page.get_by_role("button", name="Components").click()
+        page.wait_for_timeout(500)  # nobody presses a key while it opens: what is in it has just been made
         page.get_by_role("slider", name="Strength").press("ArrowRight")
         now = changed(now)
         page.get_by_role("button", name="Swap layers").click()

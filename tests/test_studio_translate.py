@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import base64
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
 import fewtoon
+import generators
 import translators
+from fewtoon import style as styles
 from fewtoon.app.shelf import Shelf
-from fewtoon.app.tabs.translate import Easel
+from fewtoon.app.studio import serve
+from fewtoon.app.tabs.translate import FACES, Easel
 from fewtoon.draw import translate
 from fewtoon.errors import Problem
 from fewtoon.faces import finders, models
@@ -175,9 +180,73 @@ def test_groups_that_a_style_draws_alike_are_not_offered(tmp_path: Path) -> None
     assert Easel(Shelf([path])).told() == {"plain": {"size": 64, "groups": []}}
 
 
+def test_a_page_shows_the_largest_faces_of_a_crowd(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finders, "choose", lambda specs, side: ScriptedFinder())
+    monkeypatch.setattr(models, "available", lambda: False)
+    crowd = np.full((260, 160 * (FACES + 3), 3), (150, 140, 130), np.uint8)
+    for i in range(FACES + 3):
+        person(crowd, 160 * i + 80, 130, 20 if i in (0, 5, 9) else 40)
+    save_png(tmp_path / "crowd.png", crowd)
+    easel = Easel(Shelf([folder / "ink.safetensors"], device="cpu"))
+    _, photo, drawings = easel.show(easel.photos.take(str(tmp_path / "crowd.png")), ["ink"], "auto")
+    assert f"{FACES + 3} faces found, the {FACES} largest are drawn" in photo
+    assert photo.count("<rect") == drawings.count("<figure>") == FACES
+    widths = [float(one.split('"')[0]) for one in photo.split(' width="')[1:]]
+    assert max(widths) < 2 * min(widths)  # the small ones are those that are missing
+    save_png(tmp_path / "crowd.png", crowd)  # whatever is sent is deleted at once
+    files, _ = easel.translate(str(tmp_path / "crowd.png"), "ink", "auto")
+    assert len(files) == FACES + 3  # a program gets all
+
+
+def test_a_style_that_draws_no_photos_is_not_offered_to_a_program(folder: Path, tmp_path: Path) -> None:
+    styles.write(tmp_path / "faces.safetensors", generators.make(1), {})
+    shutil.copy(folder / "us.png", tmp_path / "us.png")  # whatever is sent is deleted
+    easel = Easel(Shelf([tmp_path / "faces.safetensors", folder / "ink.safetensors"], device="cpu"))
+    with pytest.raises(gr.Error, match=r"no style 'faces' here: known: ink"):
+        easel.translate(str(tmp_path / "us.png"), "faces", "auto")
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
+        ({"host": "203.0.113.1"}, "host '203.0.113.1' is no address of this machine"),
+        ({"host": "a" * 70 + ".org"}, "is no address of this machine"),
+        ({"host": "no such host"}, "host 'no such host' is no address of this machine"),
+        ({"port": 70000}, "there is no port 70000"),
+        ({"clip": "FILE"}, "is torn or not safetensors"),
+        ({"device": "abacus"}, "device 'abacus'"),
+    ],
+)
+def test_a_studio_does_not_start_with_what_cannot_be(
+    tmp_path: Path, options: dict[str, Any], told: str
+) -> None:
+    (tmp_path / "FILE.safetensors").write_text("x")
+    if "clip" in options:
+        options = {"clip": tmp_path / "FILE.safetensors"}
+    with pytest.raises(Problem, match=told):
+        serve(**{"port": 0, **options}, open_browser=False)
+
+
+def test_a_shelf_tells_what_is_damaged(tmp_path: Path) -> None:
+    pack, run = tmp_path / "pack", tmp_path / "run"
+    pack.mkdir()
+    run.mkdir()
+    (pack / "pack.json").write_text("[]")
+    (run / "config.yaml").write_text("[")
+    (tmp_path / "faces.directions.safetensors").write_text("x")
+    shelf = Shelf([pack, run, tmp_path / "faces.directions.safetensors"])
+    assert len(shelf.damaged()) == 3
+    assert "cannot be read" in shelf.damaged()[2]
+    assert "config.yaml' cannot be read" in shelf.damaged()[0]
+    assert "has version None" in shelf.damaged()[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"paths": ["FILE.png"]}, "is a picture: name the folder that it lies in"),
         ({"paths": [""]}, "names nothing"),
         ({"paths": ["nowhere"]}, "does not exist"),
         ({"save": "FILE"}, "nothing can be saved there"),
@@ -187,6 +256,9 @@ def test_groups_that_a_style_draws_alike_are_not_offered(tmp_path: Path) -> None
 )
 def test_a_shelf_says_at_once_what_cannot_be(tmp_path: Path, options: dict[str, Any], told: str) -> None:
     (tmp_path / "FILE").write_text("x")
+    (tmp_path / "FILE.png").write_text("x")
+    if options.get("paths") == ["FILE.png"]:
+        options = {"paths": [tmp_path / "FILE.png"]}
     if "save" in options:
         options = {"save": tmp_path / options["save"]}
     with pytest.raises(Problem, match=told):

@@ -204,18 +204,18 @@ def _with_sets(tree: dict[str, Any], sets: Sequence[str]) -> dict[str, Any]:
     for item in sets:
         key, equals, text = item.partition("=")
         if not equals:
-            raise Problem(f"--set {item!r}: write key=value, for example --set train.steps=20000")
+            raise Problem(f"setting {item!r}: write key=value, for example --set train.steps=20000")
         matches = [k for k in known if k == key] or [k for k in known if k.split(".", 1)[1] == key]
         if not matches:
             names = known if "." in key else [k.split(".", 1)[1] for k in known]
-            raise Problem(f"--set {item!r}: unknown key {key!r}; {nearest(key, names)}")
+            raise Problem(f"setting {item!r}: unknown key {key!r}; {nearest(key, names)}")
         if len(matches) > 1:
-            raise Problem(f"--set {item!r}: {key!r} could be {' or '.join(matches)}; write it in full")
+            raise Problem(f"setting {item!r}: {key!r} could be {' or '.join(matches)}; write it in full")
         room, name = matches[0].split(".", 1)
         try:
             tree[room][name] = yaml.safe_load(text)
         except (yaml.YAMLError, RecursionError, ValueError):
-            raise Problem(f"--set {item!r}: {text!r} is not a YAML value") from None
+            raise Problem(f"setting {item!r}: {text!r} is not a YAML value") from None
         if isinstance(tree[room][name], str):  # YAML 1.1 reads 1e-4 as text
             with contextlib.suppress(ValueError):
                 tree[room][name] = float(text)

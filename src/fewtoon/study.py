@@ -403,7 +403,7 @@ class _Job:
                 init=init,
                 device=self.device,
                 track=(),
-                quiet=self.quiet,
+                quiet=self.quiet or done,
             )
         finally:
             if not done and run.started:

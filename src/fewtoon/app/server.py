@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
@@ -40,12 +41,17 @@ def listening(port: int, host: str = ADDRESS) -> socket.socket:
     """A listening socket. Raises Problem when the port is taken or not allowed, or the host is not ours."""
     if not 0 <= port <= 65535:
         raise Problem(f"there is no port {port}: choose one from 1024 to 65535, or 0 for any that is free")
+    elsewhere = f"host {host!r} is no address of this machine: take {ADDRESS}, or 0.0.0.0"
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.getaddrinfo(host, port, family)
+    except (socket.gaierror, UnicodeError):
+        raise Problem(elsewhere) from None
+    try:
         return socket.create_server((host, port), family=family)
-    except socket.gaierror:
-        raise Problem(f"host {host!r} is no address of this machine: take {ADDRESS}, or 0.0.0.0") from None
     except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise Problem(elsewhere) from None
         raise Problem(
             f"port {port} cannot be used on {host} ({os.strerror(error.errno or 0)}): choose another, or 0 for any "
             "that is free"

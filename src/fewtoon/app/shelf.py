@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +22,12 @@ from typing import Any, Literal, get_args
 
 from fewtoon import methods
 from fewtoon import style as styles
+from fewtoon.data.pack import Pack
 from fewtoon.draw import Translator
 from fewtoon.errors import Problem, nearest
+from fewtoon.io import images
 from fewtoon.io.files import file_hash, printable, stamp
+from fewtoon.latent import named
 from fewtoon.latent.named import ENDING
 from fewtoon.latent.sources import Source, check_kind
 from fewtoon.run import Run
@@ -146,6 +149,20 @@ class Shelf:
             raise Problem(f"no {kind} {printable(name)[:80]!r} here: {known}")
         return thing.path
 
+    def damaged(self) -> list[str]:
+        """What is wrong with runs, packs and directions: there may be other things that are worth a look."""
+        reads: dict[Kind, Callable[[Path], Any]] = {
+            "run": lambda path: Run(path).config(), "pack": Pack.open, "directions": named.load,
+        }  # fmt: skip
+        problems = []
+        for kind, read in reads.items():
+            for thing in self._things[kind].values():
+                try:
+                    read(thing.path)
+                except Problem as problem:
+                    problems.append(str(problem))
+        return problems
+
     # --- Styles, ready to draw ---------------------------------------------------------------------------
 
     def style(self, name: str) -> Style:
@@ -236,6 +253,10 @@ def _recognised(path: Path) -> list[tuple[Kind, Path]]:
             return [("page", path)]
         if path.name.endswith(ENDING):
             return [("directions", path)]
+        if path.suffix.lower() in images.SUFFIXES:
+            raise Problem(
+                f"{printable(path)!r} is a picture: name the folder that it lies in, to mark it there"
+            )
         styles.read_header(path)
         return [("style", path)]
     if Run(path).started:

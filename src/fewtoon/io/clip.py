@@ -106,12 +106,11 @@ def load(path: str | Path, model: str | None = None, device: torch.device | str 
     of another network, where it stays open which activation it was trained with, and without the library.
     """
     path = Path(path)
-    tensors = _tensors(path)
-    library = _library()
-    openai = [tensors.pop(name, None) is not None for name in OPENAI]
     told = f"CLIP file {printable(path)!r}"
+    library = _library()
     beside = _beside(path)
-    config, name = _architecture(_layout(tensors, told), model, beside, any(openai), library, told)
+    tensors = _tensors(path)
+    config, name = _named(tensors, model, beside, library, told)
     pixels = beside.get("preprocess_cfg") or {}
     try:
         with torch.device("meta"):  # no memory before the tensors are known to fit
@@ -135,6 +134,12 @@ def load(path: str | Path, model: str | None = None, device: torch.device | str 
         )
     size = int(config["vision_cfg"]["image_size"])
     return Clip(network, tokenizer, name, size, file_hash(path), mean, std).to(device)
+
+
+def check(path: str | Path, model: str | None = None) -> None:
+    """Raises Problem as `load` does, for all but the numbers themselves: no network is made."""
+    told = f"CLIP file {printable(path)!r}"
+    _named(_tensors(Path(path)), model, _beside(Path(path)), _library(), told)
 
 
 def _library() -> Any:
@@ -203,6 +208,14 @@ def _beside(path: Path) -> dict[str, Any]:
 def _colours(values: Any) -> tuple[float, float, float]:
     red, green, blue = (float(value) for value in values)
     return red, green, blue
+
+
+def _named(
+    tensors: dict[str, Tensor], model: str | None, beside: dict[str, Any], library: Any, told: str
+) -> tuple[dict[str, Any], str]:
+    """The config of the network that the tensors are of, and its name; what is no tensor of it is taken out."""
+    openai = [tensors.pop(name, None) is not None for name in OPENAI]
+    return _architecture(_layout(tensors, told), model, beside, any(openai), library, told)
 
 
 # --- which network it is of ------------------------------------------------------------------------------

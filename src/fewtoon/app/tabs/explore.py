@@ -110,6 +110,7 @@ def build(shelf: Shelf) -> None:
                 gr.Slider(-3, 3, value=0, step=0.05, label=f"direction {i}", visible=False, interactive=True)
                 for i in range(NAMED)
             ]
+            more = gr.HTML()
             with gr.Accordion("Components (SeFa, GANSpace)", open=False):
                 by = gr.Radio(["sefa", "ganspace"], value="sefa", label="Found by")
                 component = gr.Slider(0, COMPONENTS - 1, value=0, step=1, label="Component")
@@ -168,7 +169,7 @@ def build(shelf: Shelf) -> None:
     set_up: dict[str, Any] = {
         "fn": room.choose,
         "inputs": [style, shown],
-        "outputs": [shown, group, resolution, swap, edit, component, *sliders],
+        "outputs": [shown, group, resolution, swap, edit, component, more, *sliders],
     }
     tab = gr.context.Context.block  # the one that is open
     assert isinstance(tab, gr.Tab)
@@ -235,9 +236,10 @@ class Room:
         """
         swaps = [NONE, *(one for one in self.generators() if one != name)]
         if name is None or name == shown:
-            return [shown, gr.skip(), gr.skip(), gr.update(choices=swaps), *[gr.skip()] * (2 + NAMED)]
+            return [shown, gr.skip(), gr.skip(), gr.update(choices=swaps), *[gr.skip()] * (3 + NAMED)]
         source, all_sizes = self.shelf.source(name), self.sizes(name)
-        found = list(self._named(source).items())[:NAMED]
+        names = list(self._named(source).items())
+        found, rest = names[:NAMED], [one for one, _ in names[NAMED:]]
         sliders = [
             gr.update(visible=True, label=one, minimum=low, maximum=high, value=0)
             for one, direction in found
@@ -248,7 +250,9 @@ class Room:
         groups = gr.update(choices=of_it, value=of_it[0], visible=len(of_it) > 1)
         sizes = gr.update(choices=all_sizes, value=all_sizes[len(all_sizes) // 2])
         components = gr.update(maximum=count_of(source) - 1, value=0)
-        return [name, groups, sizes, gr.update(choices=swaps, value=NONE), "", components, *sliders]
+        told = f"without a slider: {', '.join(rest)}; name fewer files of directions" if rest else ""
+        more = look.sheet(f'<p class="soft">{escape(told)}</p>') if rest else ""
+        return [name, groups, sizes, gr.update(choices=swaps, value=NONE), "", components, more, *sliders]
 
     def _named(self, source: Source) -> Any:
         files = [self.shelf.path("directions", one) for one in self.shelf.names("directions")]

@@ -20,12 +20,14 @@ from fewtoon.app import look
 from fewtoon.app.photos import Photos
 from fewtoon.app.shelf import Shelf
 from fewtoon.draw import Drawn, Seen, Translator
-from fewtoon.errors import Problem
+from fewtoon.errors import Problem, nearest
 from fewtoon.io import images
+from fewtoon.io.files import printable
 from fewtoon.metrics.page import data_uri
 
 TITLE = "Translate"
 SIDE_BY_SIDE = 4  # Styles at once
+FACES = 12  # of one photo, the largest: a page with hundreds of pictures helps nobody
 SHOWN = 720  # pixels of the longer side of a photo on the page
 AT_ONCE = 2  # photos that are looked at at the same time; the network draws one after the other
 
@@ -165,6 +167,7 @@ class Easel:
 
     def _shown(self, key: str, names: list[str], group: str) -> tuple[str, str, str]:
         seen: list[Seen] = []
+        count = 0
         columns: list[list[tuple[str, Seen, Drawn]]] = []
         pictures: dict[
             int | None, np.ndarray
@@ -174,23 +177,33 @@ class Easel:
             draft = translator.cutter.draft
             if draft not in pictures:
                 pictures[draft] = self.photos.get(key, draft)
-            faces = translator.look(pictures[draft])
+            found = translator.look(pictures[draft])
+            faces = _largest(found)
             own = group if group in translator.style.groups else None
             columns.append(
                 [(name, face, one) for face, one in zip(faces, self._draw(translator, faces, own))]
             )
-            seen = seen or faces
+            seen, count = seen or faces, count or len(found)
         advice = dict.fromkeys(
             f"face {number}: {one}" if len(seen) > 1 else one
             for number, face in enumerate(seen, 1)
             for one in face.advice
         )
         # Where faces are looked for, the photo was decoded whole.
-        photo = _with_boxes(pictures[None], seen) if seen and seen[0].cutout.face else ""
+        photo = _with_boxes(pictures[None], seen, count) if seen and seen[0].cutout.face else ""
         return "".join(map(look.note, advice)), photo, _gallery(columns)
 
     def _draw(self, translator: Translator, faces: list[Seen], group: str | None) -> list[Drawn]:
         return self._pen.submit(translator.draw, faces, group).result()
+
+    def _drawer(self, name: str) -> str:
+        """A Style that draws photos, by its name; the first for none. Raises Problem for another."""
+        names = self.names()
+        if not names:
+            raise Problem("no style here draws photos: start the studio with one")
+        if name and str(name) not in names:
+            raise Problem(f"no style {printable(name)[:80]!r} here: {nearest(str(name)[:80], names)}")
+        return name or names[0]
 
     @look.told
     def translate(self, path: str | None, name: str, group: str) -> tuple[list[str], dict[str, Any]]:
@@ -198,8 +211,7 @@ class Easel:
         if path is None:
             raise Problem("no photo came: send one with handle_file")
         data = self.photos.bytes_of(path)
-        names = self.names()
-        translator = self.shelf.translator(name or (names[0] if names else ""))
+        translator = self.shelf.translator(self._drawer(name))
         translator.style.check_group(group or None)
         faces = translator.look(self.photos.decoded(data, translator.cutter.draft))
         drawn = self._draw(translator, faces, group or None)
@@ -220,13 +232,20 @@ class Easel:
 # --- HTML ---------------------------------------------------------------------------------------------------
 
 
-def _with_boxes(picture: np.ndarray, faces: Sequence[Seen]) -> str:
-    """The photo with a numbered box around each face."""
+def _largest(faces: list[Seen]) -> list[Seen]:
+    """Those that are shown, in their order."""
+    if len(faces) <= FACES:
+        return faces
+    sizes = [face.cutout.face.area if face.cutout.face else 0.0 for face in faces]
+    kept = sorted(range(len(faces)), key=lambda i: -sizes[i])[:FACES]
+    return [faces[i] for i in sorted(kept)]
+
+
+def _with_boxes(picture: np.ndarray, faces: Sequence[Seen], count: int) -> str:
+    """The photo with a numbered box around each face that is drawn, of all that were found."""
     height, width = picture.shape[:2]
     small = Image.fromarray(picture)
     small.thumbnail((SHOWN, SHOWN), Image.Resampling.BILINEAR)
-    file = io.BytesIO()
-    small.save(file, "JPEG", quality=85)
     marks = []
     for number, seen in enumerate(faces, 1):
         assert seen.cutout.face is not None
@@ -235,12 +254,21 @@ def _with_boxes(picture: np.ndarray, faces: Sequence[Seen]) -> str:
             f'<rect x="{left:.0f}" y="{top:.0f}" width="{right - left:.0f}" height="{bottom - top:.0f}"/>'
             f'<text x="{left:.0f}" y="{top:.0f}" font-size="{max(height, width) / 22:.0f}">{number}</text>'
         )
-    count = f"{len(faces)} face{'s' if len(faces) > 1 else ''} found"
+    told = f"{count} face{'s' if count > 1 else ''} found"
+    if count > len(faces):
+        told += f", the {len(faces)} largest are drawn"
     return look.sheet(
-        f'<div class="faces"><img src="{data_uri(file.getvalue(), "image/jpeg")}" alt="the photo, {count}">'
+        f'<div class="faces"><img src="{_photo(small)}" alt="the photo, {told}">'
         f'<svg viewBox="0 0 {width} {height}" aria-hidden="true">{"".join(marks)}</svg></div>'
-        f'<p class="over">{count}</p>'
+        f'<p class="over">{told}</p>'
     )
+
+
+def _photo(picture: Image.Image) -> str:
+    """A photo to be looked at, as an address."""
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=85)
+    return data_uri(file.getvalue(), "image/jpeg")
 
 
 def _gallery(columns: Sequence[Sequence[tuple[str, Seen, Drawn]]]) -> str:
@@ -256,7 +284,7 @@ def _gallery(columns: Sequence[Sequence[tuple[str, Seen, Drawn]]]) -> str:
 
 def _compare(name: str, seen: Seen, drawn: Drawn, number: int, of: int) -> str:
     data = images.png_bytes(drawn.pixels)
-    after, before = (data_uri(one, "image/png") for one in (data, images.png_bytes(seen.cutout.pixels)))
+    after, before = data_uri(data, "image/png"), _photo(Image.fromarray(seen.cutout.pixels))
     which = f" of face {number}" if of > 1 else ""
     read = f", read as {drawn.read_as}" if drawn.read_as else ""
     slide = "this.previousElementSibling.style.setProperty('--cut', this.value + '%')"
