@@ -28,6 +28,7 @@ from PIL import Image
 
 import fewtoon
 import generators
+import marking
 import translators
 from fewtoon import style as styles
 from fewtoon.app import guard, patience, streams
@@ -353,6 +354,23 @@ def test_a_token(top: Path) -> None:
         files, _ = client.predict(handle_file(str(top / "face.png")), "ink", "auto", api_name="/translate")
         assert Path(files[0]).read_bytes()[1:4] == b"PNG"
         client.close()
+
+
+def test_faces_are_marked_from_another_machine(tmp_path: Path) -> None:
+    marking.drawings(tmp_path / "drawings")
+    there = {"Host": "my-machine:7860", "Origin": "http://my-machine:7860", "Sec_Fetch_Site": "same-origin"}
+    with studio([tmp_path / "drawings"], "a-token-of-a-test") as url:
+        mine = {"Cookie": f"{COOKIE}=a-token-of-a-test", **there}
+        version = json.loads(ask(url, "/mark/0/pictures/0", **mine)[1])["version"]
+        boxes = [{"box": [1, 1, 20, 20], "roll": 0, "group": None}]
+        path, marks = "/mark/0/pictures/0", {"version": version, "boxes": boxes}
+        assert post(url, path, marks, **there)[0] == 401
+        assert post(url, path, marks, **{**mine, "Origin": "http://evil.example:7860"})[0] == 403
+        assert post(url, path, marks, **{**mine, "Sec_Fetch_Site": "same-site"})[0] == 403
+        assert not (tmp_path / "drawings" / "faces.csv").exists()
+        status, body, _ = post(url, path, marks, **mine)
+        assert status == 200, body
+        assert len((tmp_path / "drawings" / "faces.csv").read_text().splitlines()) == 2
 
 
 # --- calls --------------------------------------------------------------------------------------------------
