@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import threading
 import urllib.error
@@ -26,6 +27,17 @@ FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"),
     *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),  # a webcam
 ]
+
+
+LISTEN = """
+new MutationObserver(() => {
+  for (const region of document.querySelectorAll("[aria-live]")) {
+    const text = region.textContent.trim();
+    if (text && region.heard !== text) said(text);
+    region.heard = text;
+  }
+}).observe(document, {subtree: true, childList: true, characterData: true});
+"""
 
 
 @contextlib.contextmanager
@@ -75,7 +87,8 @@ def chromium() -> Iterator[Any]:
 
 
 class Visitor:
-    """Somebody in front of the studio. Nothing is asked of any other machine, and no script fails."""
+    """Somebody in front of the studio. Nothing is asked of any other machine, no script fails, and what is told to
+    whoever does not see the page is a sentence and not the name of one."""
 
     def __init__(self, browser: Any, url: str, width: int = 1100, height: int = 900, **options: Any) -> None:
         self.url = url
@@ -84,9 +97,12 @@ class Visitor:
         self.page.set_default_timeout(60_000)  # of milliseconds: a busy machine is slow
         self.asked: list[str] = []
         self.errors: list[str] = []
+        self.said: list[str] = []  # to a screen reader
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", self._console)
+        self.page.expose_function("said", lambda text: self.said.append(text))
+        self.page.add_init_script(LISTEN)
         self.page.goto(url)
 
     def _console(self, message: Any) -> None:
@@ -96,8 +112,17 @@ class Visitor:
     def tab(self, title: str) -> None:
         self.page.get_by_role("tab", name=title).click()
 
+    def hears(self, text: str, seconds: int = 60) -> None:
+        """Waits until a screen reader is told this."""
+        for _ in range(10 * seconds):
+            if text in self.said:
+                return
+            self.page.wait_for_timeout(100)
+        raise AssertionError(f"{text!r} was not told, but {self.said}")
+
     def leave(self) -> None:
         elsewhere = [url for url in self.asked if not url.startswith(("data:", "blob:", self.url))]
         assert not elsewhere
         assert not self.errors
+        assert not [text for text in self.said if re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", text)]
         self.context.close()

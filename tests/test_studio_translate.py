@@ -123,6 +123,7 @@ def test_on_a_phone_with_a_webcam_and_photos_that_will_not_work(folder: Path, ur
         page.get_by_text("no face was found in it").wait_for()
         picker.set_input_files(folder / "small.png")
         page.get_by_text("the face is small").wait_for()
+        visitor.hears("done")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         page.get_by_label("Capture from camera").click()
         page.get_by_text("Click to Access Webcam").click()

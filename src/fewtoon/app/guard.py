@@ -221,7 +221,7 @@ class Guard:
                 async with asked.form(max_files=1, max_fields=1) as form:
                     file = form.get("files")
                     if not isinstance(file, UploadFile) or not file.size:
-                        raise Refused(400, "no file came")
+                        raise Refused(400, "no file came, or an empty one")
                     if file.size > MAX_UPLOAD:
                         raise Refused(413, f"the file is larger than {MAX_UPLOAD} bytes")
                     kept = await run_in_threadpool(self.spool.keep, file.file, file.size)

@@ -44,6 +44,7 @@ TABS = (translate, explore, mark, watch, report)
 OWN = ("mark", "report")  # first parts of the addresses that tabs serve themselves
 WAITING = 64  # calls in the queue; more are told to come again
 SESSIONS = 200  # pages whose state is remembered
+WORDS = gr.I18n(en={"common.complete": "done"})  # Gradio has none for what it tells screen readers
 
 # Gradio keeps what every page shows, for links to that; here there are no such links, and pictures are large.
 SessionState._update_value_in_config = lambda self, key, value: None  # type: ignore[method-assign]
@@ -82,7 +83,7 @@ def create_app(shelf: Shelf, token: str | None = None) -> ASGIApp:
     gr.mount_gradio_app(
         app, page, "/", theme=look.theme(), head=f"{look.HEAD}<style>{styled}</style>", footer_links=[],
         max_file_size=MAX_UPLOAD, run_history=False, enable_monitoring=False, mcp_server=False, ssr_mode=False,
-        pwa=False, allowed_paths=[], show_error=False,  # but for ours, gr.Error: others may tell of paths
+        pwa=False, allowed_paths=[], i18n=WORDS, show_error=False,  # but for ours, gr.Error: others may tell of paths
     )  # fmt: skip
     page.config["connect_heartbeat"] = False  # one connection for ever, only to know when a page is closed
     return Guard(app, spool, page, OWN, token)
