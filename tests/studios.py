@@ -102,8 +102,8 @@ class Visitor:
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", self._console)
         self.page.expose_function("said", lambda text: self.said.append(text))
-        self.page.add_init_script(LISTEN)
         self.page.goto(url)
+        self.page.evaluate(LISTEN)  # in this page alone: no script may run in the frames of reports
 
     def _console(self, message: Any) -> None:
         if message.type == "error":

@@ -314,6 +314,7 @@ def test_a_picture_is_saved_where_it_may_be(room: Room, tmp_path: Path) -> None:
         ({"swap": "nobody else"}, "no style"),
         ({"translator": "faces"}, "translates no photos"),
         ({"named": (5.0, *(0.0,) * (NAMED - 1))}, "hair 5"),
+        ({"seed": 2**31}, "seed 2147483648: a number from 0 to 2147483647"),
         ({"above": "x" * 201}, "201 characters"),
     ],
 )

@@ -174,7 +174,7 @@ def count_of(source: Source) -> int:
 def finite(value: Any, low: float, high: float, what: str) -> float:
     """A number from a page. Raises Problem for anything that is not from `low` to `high`."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise Problem(f"{what} {str(value)[:20]}: a number from {low:g} to {high:g}")
+        raise Problem(f"{what} {str(value)[:20]}: a number from {low:.10g} to {high:.10g}")
     return float(value)
 
 
