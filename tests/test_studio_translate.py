@@ -216,16 +216,15 @@ def test_a_style_that_draws_no_photos_is_not_offered_to_a_program(folder: Path, 
         ({"host": "a" * 70 + ".org"}, "is no address of this machine"),
         ({"host": "no such host"}, "host 'no such host' is no address of this machine"),
         ({"port": 70000}, "there is no port 70000"),
-        ({"clip": "FILE"}, "is torn or not safetensors"),
+        ({"clip": "FILE.safetensors"}, "is torn or not safetensors"),
         ({"device": "abacus"}, "device 'abacus'"),
     ],
 )
 def test_a_studio_does_not_start_with_what_cannot_be(
-    tmp_path: Path, options: dict[str, Any], told: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], told: str
 ) -> None:
-    (tmp_path / "FILE.safetensors").write_text("x")
-    if "clip" in options:
-        options = {"clip": tmp_path / "FILE.safetensors"}
+    monkeypatch.chdir(tmp_path)
+    Path("FILE.safetensors").write_text("x")
     with pytest.raises(Problem, match=told):
         serve(**{"port": 0, **options}, open_browser=False)
 
@@ -255,12 +254,11 @@ def test_a_shelf_tells_what_is_damaged(tmp_path: Path) -> None:
         ({"clip": "nowhere.pt"}, "does not exist"),
     ],
 )
-def test_a_shelf_says_at_once_what_cannot_be(tmp_path: Path, options: dict[str, Any], told: str) -> None:
-    (tmp_path / "FILE").write_text("x")
-    (tmp_path / "FILE.png").write_text("x")
-    if options.get("paths") == ["FILE.png"]:
-        options = {"paths": [tmp_path / "FILE.png"]}
-    if "save" in options:
-        options = {"save": tmp_path / options["save"]}
+def test_a_shelf_says_at_once_what_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("FILE").write_text("x")
+    Path("FILE.png").write_text("x")
     with pytest.raises(Problem, match=told):
         Shelf(**options)

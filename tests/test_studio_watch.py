@@ -211,6 +211,7 @@ def test_names_are_those_of_the_shelf(stopped: Path) -> None:
     with pytest.raises(Exception, match="a whole number"):
         tower.resume("short", "1; rm")
     assert "<script>" not in tower.compare(["short"], "<script>", False)
+    assert "short" in tower.compare(["short"], [1], False)  # type: ignore[arg-type]  # no word at all
 
 
 # --- curves -------------------------------------------------------------------------------------------------

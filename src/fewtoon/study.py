@@ -423,7 +423,8 @@ class _Job:
 
 def of_length(config: Config, steps: int, seed: int = 0, sets: Sequence[str] = ()) -> Config:
     """`config` with so many steps, of which a first phase keeps its share, unless `sets` says how long it is."""
-    (name, share), model = _first_phase(config), config.model
+    name, share = _first_phase(config)
+    model = config.model
     if share and not any(item.partition("=")[0].removeprefix("model.") == name for item in sets):
         model = model.model_copy(update={name: max(1, round(share * steps))})
     train = config.train.model_copy(update={"steps": steps, "seed": seed})

@@ -25,10 +25,10 @@ from fewtoon import style as styles
 from fewtoon.data.pack import Pack
 from fewtoon.draw import Translator
 from fewtoon.errors import Problem, nearest
+from fewtoon.io import clip as clips
 from fewtoon.io import images
 from fewtoon.io.files import file_hash, printable, stamp
 from fewtoon.latent import named
-from fewtoon.latent.named import ENDING
 from fewtoon.latent.sources import Source, check_kind
 from fewtoon.run import Run
 from fewtoon.style import Style
@@ -73,10 +73,10 @@ class Shelf:
         keep: int = OPEN,
     ) -> None:
         """save: the only folder that the studio writes Styles and pictures into; None: it saves nothing.
-        clip: a file of weights of CLIP, opened when somebody first edits by text. keep: Styles in memory at once, the
-        ones used last."""
-        if clip is not None and not Path(clip).is_file():
-            raise Problem(f"clip {printable(clip)!r} does not exist: name a file of weights, or leave it out")
+        clip: a file of weights of CLIP, looked into now and loaded when somebody first edits by text. keep: Styles in
+        memory at once, the ones used last."""
+        if clip is not None:
+            clips.check(clip)
         self.device, self.precision, self.keep = device, precision, keep
         self.clip = Path(clip) if clip is not None else None
         self.folder = Path(save) if save is not None else None
@@ -116,7 +116,7 @@ class Shelf:
         for thing in taken.values():
             if thing.path.resolve() == path.resolve():
                 return thing
-        stem = path.name.removesuffix(ENDING) if kind == "directions" else path.stem
+        stem = path.name.removesuffix(named.ENDING) if kind == "directions" else path.stem
         if path.is_dir():
             stem = path.resolve().name
         if kind == "page" and path.name in ("report.html", "study.html"):  # called like their folders
@@ -144,9 +144,7 @@ class Shelf:
         if thing is None and kind == "style" and name in self.names("style"):
             return Run(self._things["run"][name].path).best
         if thing is None:
-            names = self.names(kind)
-            known = nearest(name, names) if names else "there is none"
-            raise Problem(f"no {kind} {printable(name)[:80]!r} here: {known}")
+            raise unknown(kind, name, self.names(kind))
         return thing.path
 
     def damaged(self) -> list[str]:
@@ -245,13 +243,19 @@ class Shelf:
         return path
 
 
+def unknown(kind: str, name: str, names: Sequence[str]) -> Problem:
+    """What is raised for a name that is not among those that are there."""
+    known = nearest(name, names) if names else "there is none"
+    return Problem(f"no {kind} {printable(name)[:80]!r} here: {known}")
+
+
 def _recognised(path: Path) -> list[tuple[Kind, Path]]:
     """What lies at a path that exists. Raises Problem for what the studio does not know."""
     found: list[tuple[Kind, Path]]
     if path.is_file():
         if path.suffix.lower() in (".html", ".htm"):
             return [("page", path)]
-        if path.name.endswith(ENDING):
+        if path.name.endswith(named.ENDING):
             return [("directions", path)]
         if path.suffix.lower() in images.SUFFIXES:
             raise Problem(

@@ -13,7 +13,7 @@ import anyio
 from starlette.types import Message, Send
 
 MOMENT = (
-    0.1  # seconds: the page has read the end of its stream by then; what it asked for is computed meanwhile
+    0.1  # seconds, by which the page has read the end of its stream; what it asked for is computed meanwhile
 )
 _END = b'"close_stream"'
 

@@ -38,7 +38,6 @@ from fewtoon.app.server import CONNECTIONS, listening, run
 from fewtoon.app.shelf import Shelf
 from fewtoon.app.spool import Spool
 from fewtoon.app.tabs import explore, mark, report, translate, watch
-from fewtoon.io import clip as clips
 
 TABS = (translate, explore, mark, watch, report)
 OWN = ("mark", "report")  # first parts of the addresses that tabs serve themselves
@@ -129,13 +128,10 @@ def serve(
     paths: what is put on the shelf. host: where to listen; beyond loopback a token is made and asked for. port: 0 takes
     any that is free. save: the only folder that is written into. clip: a file of weights of CLIP. device, precision:
     of the Styles.
-    Raises Problem as Shelf does, for a file that is no CLIP, and when the port is taken. What is damaged of the rest is
-    warned of.
+    Raises Problem as Shelf does, and when the port is taken. What is damaged of the rest is warned of.
     """
     devices.pick(device)  # a wrong one is told now, not when somebody draws
     shelf = Shelf(paths, device=device, precision=precision, save=save, clip=clip)
-    if clip is not None:
-        clips.check(clip)
     for problem in shelf.damaged():
         print(f"fewtoon: warning: {problem}", file=sys.stderr)
     token = None if host in NAMES else secrets.token_urlsafe(24)

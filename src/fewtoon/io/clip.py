@@ -107,10 +107,7 @@ def load(path: str | Path, model: str | None = None, device: torch.device | str 
     """
     path = Path(path)
     told = f"CLIP file {printable(path)!r}"
-    library = _library()
-    beside = _beside(path)
-    tensors = _tensors(path)
-    config, name = _named(tensors, model, beside, library, told)
+    tensors, library, beside, config, name = _read(path, model, told)
     pixels = beside.get("preprocess_cfg") or {}
     try:
         with torch.device("meta"):  # no memory before the tensors are known to fit
@@ -138,8 +135,19 @@ def load(path: str | Path, model: str | None = None, device: torch.device | str 
 
 def check(path: str | Path, model: str | None = None) -> None:
     """Raises Problem as `load` does, for all but the numbers themselves: no network is made."""
-    told = f"CLIP file {printable(path)!r}"
-    _named(_tensors(Path(path)), model, _beside(Path(path)), _library(), told)
+    _read(Path(path), model, f"CLIP file {printable(path)!r}")
+
+
+def _read(
+    path: Path, model: str | None, told: str
+) -> tuple[dict[str, Tensor], Any, dict[str, Any], dict[str, Any], str]:
+    """Tensors of the network, the library, what lies beside the file, the config of the network, and its name."""
+    tensors = _tensors(path)
+    library = _library()
+    openai = [tensors.pop(name, None) is not None for name in OPENAI]
+    beside = _beside(path)
+    config, name = _architecture(_layout(tensors, told), model, beside, any(openai), library, told)
+    return tensors, library, beside, config, name
 
 
 def _library() -> Any:
@@ -208,14 +216,6 @@ def _beside(path: Path) -> dict[str, Any]:
 def _colours(values: Any) -> tuple[float, float, float]:
     red, green, blue = (float(value) for value in values)
     return red, green, blue
-
-
-def _named(
-    tensors: dict[str, Tensor], model: str | None, beside: dict[str, Any], library: Any, told: str
-) -> tuple[dict[str, Any], str]:
-    """The config of the network that the tensors are of, and its name; what is no tensor of it is taken out."""
-    openai = [tensors.pop(name, None) is not None for name in OPENAI]
-    return _architecture(_layout(tensors, told), model, beside, any(openai), library, told)
 
 
 # --- which network it is of ------------------------------------------------------------------------------

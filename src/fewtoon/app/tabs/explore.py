@@ -250,8 +250,8 @@ class Room:
         groups = gr.update(choices=of_it, value=of_it[0], visible=len(of_it) > 1)
         sizes = gr.update(choices=all_sizes, value=all_sizes[len(all_sizes) // 2])
         components = gr.update(maximum=count_of(source) - 1, value=0)
-        told = f"without a slider: {', '.join(rest)}; name fewer files of directions" if rest else ""
-        more = look.sheet(f'<p class="soft">{escape(told)}</p>') if rest else ""
+        told = f"without a slider: {', '.join(rest)}; name fewer files of directions"
+        more = look.sheet(f'<p class="soft">{escape(told)}</p>' if rest else "")
         return [name, groups, sizes, gr.update(choices=swaps, value=NONE), "", components, more, *sliders]
 
     def _named(self, source: Source) -> Any:

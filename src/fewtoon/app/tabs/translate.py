@@ -18,11 +18,10 @@ from PIL import Image
 from fewtoon import style as styles
 from fewtoon.app import look
 from fewtoon.app.photos import Photos
-from fewtoon.app.shelf import Shelf
+from fewtoon.app.shelf import Shelf, unknown
 from fewtoon.draw import Drawn, Seen, Translator
-from fewtoon.errors import Problem, nearest
+from fewtoon.errors import Problem
 from fewtoon.io import images
-from fewtoon.io.files import printable
 from fewtoon.metrics.page import data_uri
 
 TITLE = "Translate"
@@ -166,31 +165,29 @@ class Easel:
             return look.note(str(problem)), "", ""
 
     def _shown(self, key: str, names: list[str], group: str) -> tuple[str, str, str]:
-        seen: list[Seen] = []
-        count = 0
+        found: list[Seen] = []  # of the first style that finds any
         columns: list[list[tuple[str, Seen, Drawn]]] = []
-        pictures: dict[
-            int | None, np.ndarray
-        ] = {}  # as large as somebody needs it -> the photo, decoded once
+        pictures: dict[int | None, np.ndarray] = {}  # the photo as large as a style needs it
         for name in names:
             translator = self.shelf.translator(name)
             draft = translator.cutter.draft
             if draft not in pictures:
                 pictures[draft] = self.photos.get(key, draft)
-            found = translator.look(pictures[draft])
-            faces = _largest(found)
+            all_faces = translator.look(pictures[draft])
+            found = found or all_faces
+            faces = _largest(all_faces)
             own = group if group in translator.style.groups else None
             columns.append(
                 [(name, face, one) for face, one in zip(faces, self._draw(translator, faces, own))]
             )
-            seen, count = seen or faces, count or len(found)
+        seen = _largest(found)
         advice = dict.fromkeys(
             f"face {number}: {one}" if len(seen) > 1 else one
             for number, face in enumerate(seen, 1)
             for one in face.advice
         )
         # Where faces are looked for, the photo was decoded whole.
-        photo = _with_boxes(pictures[None], seen, count) if seen and seen[0].cutout.face else ""
+        photo = _with_boxes(pictures[None], seen, len(found)) if seen and seen[0].cutout.face else ""
         return "".join(map(look.note, advice)), photo, _gallery(columns)
 
     def _draw(self, translator: Translator, faces: list[Seen], group: str | None) -> list[Drawn]:
@@ -202,7 +199,7 @@ class Easel:
         if not names:
             raise Problem("no style here draws photos: start the studio with one")
         if name and str(name) not in names:
-            raise Problem(f"no style {printable(name)[:80]!r} here: {nearest(str(name)[:80], names)}")
+            raise unknown("style", str(name), names)
         return name or names[0]
 
     @look.told

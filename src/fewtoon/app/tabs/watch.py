@@ -195,7 +195,7 @@ class Tower:
 
     def compare(self, names: Sequence[str], what: str, log: bool) -> str:
         """One curve for each training, and a table."""
-        names = list(names or ())[:AT_ONCE]
+        names, what = list(names or ())[:AT_ONCE], str(what)  # whatever a client has sent
         if not names:
             return look.sheet('<p class="soft">Choose two or more.</p>')
         found = {name: self._look(name) for name in names}
@@ -211,7 +211,7 @@ class Tower:
         )
         head = "<th>training</th><th>method</th><th>state</th><th class=number>step</th><th class=number>best KID</th>"
         table = f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
-        return look.sheet(chart(lines, title=str(what)[:80], log=bool(log)) + table)
+        return look.sheet(chart(lines, title=what[:80], log=bool(log)) + table)
 
 
 # --- HTML ---------------------------------------------------------------------------------------------------
