@@ -167,11 +167,14 @@ def test_longer_lengths_continue_and_finished_runs_rest(
     train(tmp_path)
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file() and p.name != ".lock"}
     summary = train(tmp_path, quiet=False)
-    assert "finished: 12 steps" in capsys.readouterr().err
+    assert "12 steps are done and 12 were asked for" in capsys.readouterr().err
     assert summary["steps"] == 12
     assert summary["best_kid"] is not None
     assert before == {p: p.stat().st_mtime_ns for p in before}
     assert train(tmp_path, steps=16, log_every=2, keep_states=3)["steps"] == 16
+    assert Run(tmp_path).config()["train"]["steps"] == 16
+    assert train(tmp_path, steps=14, quiet=False)["steps"] == 16  # nothing is done, and nothing recorded
+    assert "16 steps are done and 14 were asked for" in capsys.readouterr().err
     assert Run(tmp_path).config()["train"]["steps"] == 16
 
 

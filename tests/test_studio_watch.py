@@ -158,6 +158,32 @@ def test_a_training_that_cannot_go_on_says_why(stopped: Path, packs: dict[str, P
     assert "ugatitt" in str(training.look().error)
 
 
+def test_a_training_goes_on_from_what_is_saved(stopped: Path, packs: dict[str, Path]) -> None:
+    """Stopped between two lines of its log, or killed after one: what counts is the saved state."""
+    before = (stopped / "config.yaml").read_bytes()
+    training = Training(stopped, "short")
+    state = stopped / "state" / "step-00000010.safetensors"
+    state = state.rename(state.with_name("step-00000013.safetensors"))
+    assert (training.look().step, training.look().state) == (13, "finished")
+    assert "step 13 of 10" in Run(stopped).describe()
+    for steps, told in (
+        (12, "until step 12: it has done 13, so ask for more"),
+        (-5, "until step -5: it has done 13"),
+        (10**20, "no training takes more than 100000000, so ask for less"),
+    ):
+        with pytest.raises(Problem, match=told):
+            training.resume(list(packs.values()), steps=steps)
+    state = state.rename(state.with_name("step-00000005.safetensors"))
+    assert (training.look().step, training.look().state) == (5, "stopped")
+    state.unlink()
+    for other in state.parent.iterdir():
+        other.unlink()
+    with pytest.raises(Problem, match="the saved states of 'short' are gone"):
+        training.resume(list(packs.values()), steps=20)
+    assert (stopped / "config.yaml").read_bytes() == before
+    assert not (stopped / "train.log").exists()  # nothing was started
+
+
 def test_nobody_is_signalled_who_does_not_hold_the_run(
     stopped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,17 +210,19 @@ def test_a_log_is_read_as_it_grows(stopped: Path) -> None:
     training = Training(stopped, "short")
     assert training.look().step == 10
     count = len(training.lines)
-    with open(stopped / "log.jsonl", "ab") as file:
+    with Run(stopped).lock(), open(stopped / "log.jsonl", "ab") as file:
         file.write(b'{"step": 11, "G/photos/cycle": 1.0, "G/drawings/cycle": 3.0}\n{"step": 12, "G/pho')
         file.flush()
         assert training.look().step == 11
         assert training.losses()["G cycle"][-1] == (11, 2.0)
         file.write(b'tos/cycle": 5.0}\nnot json\n[]\n{"step": "x"}\n{"step": 11, "G/photos/cycle": 7}\n')
-    training.look()
+        file.flush()
+        assert training.look().step == 11
     assert len(training.lines) == count + 2  # step 12 was forgotten by whoever went back to 11
     assert training.losses()["G cycle"][-1] == (11, 7)
     (stopped / "log.jsonl").write_bytes(b"")
-    assert training.look().step == 0
+    training.look()
+    assert training.lines == []
     assert training.losses() == {}
 
 
@@ -208,8 +236,11 @@ def test_names_are_those_of_the_shelf(stopped: Path) -> None:
     for name in ("../short", str(stopped), "<b>", ""):
         with pytest.raises(Problem, match="no run"):
             tower.facts(name)
-    with pytest.raises(Exception, match="a whole number"):
-        tower.resume("short", "1; rm")
+    for text in ("1; rm", "1.5", "٣", "9" * 40, "--5"):
+        with pytest.raises(Exception, match="a whole number"):
+            tower.resume("short", text)
+    with pytest.raises(Exception, match="until step -5: it has done 10"):
+        tower.resume("short", "-5")
     assert "<script>" not in tower.compare(["short"], "<script>", False)
     assert "short" in tower.compare(["short"], [1], False)  # type: ignore[arg-type]  # no word at all
 

@@ -214,6 +214,11 @@ class Run:
 
     # --- what happened -----------------------------------------------------------------------------------
 
+    def saved_step(self) -> int | None:
+        """The step of the newest saved state, from which a training goes on; None where there is none."""
+        steps = [path.stem.removeprefix("step-") for path in self.states.glob("step-*.safetensors")]
+        return max((int(step) for step in steps if step.isdecimal()), default=None)
+
     def log(self) -> list[dict[str, Any]]:
         """The lines of log.jsonl, each with its step; a torn or damaged one is left out."""
         lines = []
@@ -228,7 +233,7 @@ class Run:
         """What this run is and how far it got, in plain words."""
         settings, facts, log = self.config(), self.facts(), self.log()
         train = settings["train"]
-        steps = max((line["step"] for line in log), default=0)
+        steps = max([self.saved_step() or 0, *(line["step"] for line in log)])
         kids = [line for line in log if isinstance(line.get("kid"), (int, float))]
         told = [
             f"run {self.path.name}: method {settings.get('method')}, step {steps} of {train.get('steps')}, "

@@ -27,8 +27,8 @@ MOST_STEPS = 100_000_000
 class Seen:
     """What is to be seen of a training now.
 
-    state: "running", "starting", "finished" or "stopped"; speed: steps per second, left: seconds, None where that is
-    not known yet
+    state: "running", "starting", "finished" or "stopped"; step: of the log, and of one that does not run the one that
+    it would go on from; speed: steps per second, left: seconds, None where that is not known yet
     """
 
     name: str
@@ -64,8 +64,10 @@ class Training:
         config = self.run.config()
         asked = config["train"].get("steps")
         steps = asked if _number(asked) and isinstance(asked, int) else 0
-        step = max((line["step"] for line in self.lines), default=0)
         running = self.run.holder() is not None
+        logged = max((line["step"] for line in self.lines), default=0)
+        saved = self.run.saved_step()  # less than what is logged after a kill, more after a stop
+        step = logged if running or saved is None else saved
         speed = self._speed(step) if running else None
         kids = [(float(line["kid"]), int(line["step"])) for line in self.lines if _number(line.get("kid"))]
         healths = [line["health"] for line in self.lines if isinstance(line.get("health"), str)]
@@ -182,13 +184,17 @@ class Training:
         """Start the training again in a process of its own, which outlives this one.
 
         packs: where the packs of the run may lie, beside the places that it remembers. steps: a new length.
-        Raises Problem when it runs, is finished, or a pack is nowhere to be found.
+        Raises Problem when it runs, is finished, has no saved state any more, or a pack is nowhere to be found.
         """
         seen = self.look()
         if seen.state in ("running", "starting"):
             raise Problem(f"{self.name!r} runs already")
-        if steps is not None and not seen.step < steps <= MOST_STEPS:
+        if steps is not None and steps <= seen.step:
             raise Problem(f"until step {steps}: it has done {seen.step}, so ask for more than that")
+        if steps is not None and steps > MOST_STEPS:
+            raise Problem(f"until step {steps}: no training takes more than {MOST_STEPS}, so ask for less")
+        if seen.step and self.run.saved_step() is None:
+            raise Problem(f"the saved states of {self.name!r} are gone, so that nothing can go on: put them back")
         if steps is None and seen.step >= seen.steps:
             raise Problem(f"{self.name!r} is finished: to go on, say until which step")
         words = [

@@ -87,8 +87,8 @@ def train(
             trainee.load(*saved)
         counters = trainee.counters
         if counters.step >= config.train.steps:
-            run.record(settings)
-            watch.say(f"this run is finished: {counters.step} steps are done; raise train.steps to go on")
+            asked = config.train.steps
+            watch.say(f"{counters.step} steps are done and {asked} were asked for; raise train.steps to go on")
             return _summary(run, trainee, began)
         held_out = HeldOut(packs, trainee.method, config.train, str(where), watch.say)
         if saved is not None:

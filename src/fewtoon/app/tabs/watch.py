@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,9 +20,11 @@ from fewtoon.app.shelf import Shelf
 from fewtoon.app.trainings import Seen, Training
 from fewtoon.engine.progress import duration
 from fewtoon.errors import Problem
+from fewtoon.io.files import printable
 
 TITLE = "Watch"
 SECONDS = 5.0  # between two looks
+DIGITS = 30  # of a number of steps
 AT_ONCE = 8  # runs in one comparison, losses in one picture
 MOST_BYTES = 20_000_000  # of a preview
 KID = "held-out KID"
@@ -50,7 +53,7 @@ def build(shelf: Shelf) -> None:
     with gr.Row():
         stop = gr.Button("Stop")
         resume = gr.Button("Resume", variant="primary")
-        until = gr.Textbox(label="until step", placeholder="as it was asked for", max_length=9)
+        until = gr.Textbox(label="until step", placeholder="as it was asked for", max_length=DIGITS)
     kid = gr.HTML()
     chosen = gr.Dropdown([], value=[], multiselect=True, label="Losses")
     log = gr.Checkbox(False, label="logarithmic")
@@ -176,8 +179,8 @@ class Tower:
     @look.told
     def resume(self, name: str, until: str) -> str:
         text = str(until or "").replace(",", "").strip()
-        if text and not (text.isascii() and text.isdigit()):
-            raise Problem(f"until step {text[:20]!r}: a whole number, or nothing")
+        if text and not re.fullmatch(rf"-?[0-9]{{1,{DIGITS}}}", text):
+            raise Problem(f"until step {printable(text)[:20]!r}: a whole number, or nothing")
         with self._lock:
             packs = [self.shelf.path("pack", pack) for pack in self.shelf.names("pack")]
             self._training(name).resume(packs, int(text) if text else None, self.shelf.device)
