@@ -14,6 +14,7 @@ from fewtoon.data import world
 from fewtoon.data.suggest import wilson
 from fewtoon.metrics import kept, report
 from fewtoon.metrics.identity import ranks
+from studios import chromium, needs_browser
 
 SIZE = 32
 COUNTS = {"0_woman": 60, "1_man": 50, "2_man_glasses": 31}
@@ -381,3 +382,18 @@ def test_the_page_is_whole_stands_alone_and_runs_nothing(tmp_path):
     places = [page.index(f"<h2>{title}") for title in order]
     assert places == sorted(places)
     assert report.headline(found) in text_of(page)
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [280, 390, 1000])
+def test_the_page_is_as_wide_as_its_window(tmp_path, monkeypatch, width):
+    monkeypatch.setitem(COUNTS, "3_women_with_round_glasses_and_earrings", 0)
+    entries = known()
+    entries["3_women_with_round_glasses_and_earrings"] = {"glasses": presence(40, 50, 40, 50)}
+    report.write(made(entries), pictures(Verdicts()), tmp_path)
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": width, "height": 700})
+        page.goto((tmp_path / "report.html").as_uri())
+        page.locator(".card", has_text="invented in the worst group, 3_women").wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        page.close()

@@ -40,7 +40,7 @@ HEAD = f"""
 body, gradio-app {{ background: var(--paper) !important; }}
 .gradio-container {{ width: 100% !important; max-width: 68rem !important; margin: 0 auto !important;
   font-size: 1rem; }}
-.gradio-container > main {{ padding-inline: 1.25rem !important; }}
+.gradio-container > .main {{ padding-inline: clamp(.75rem, 4vw, 1.25rem) !important; }}
 :focus-visible {{ outline: 2px solid var(--accent) !important; outline-offset: 2px; }}
 .sheet {{
   color: var(--ink); line-height: 1.55; font-variant-numeric: tabular-nums; overflow-wrap: break-word;

@@ -42,7 +42,8 @@ p { margin: .4rem 0; max-width: 44em; }
 .over { color: var(--soft); font-size: .8rem; letter-spacing: .04em; margin: 0; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .75rem;
   margin: 1.6rem 0; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; padding: .8rem 1rem; }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; padding: .8rem 1rem;
+  overflow-wrap: anywhere; }
 .card b { display: block; font-size: 1.8rem; }
 .card span { color: var(--soft); font-size: .82rem; line-height: 1.35; display: block; }
 .scroll { overflow-x: auto; }
