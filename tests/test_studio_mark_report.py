@@ -122,13 +122,11 @@ def test_on_a_phone(tmp_path: Path) -> None:
         visitor = Visitor(browser, url, 390, 844, color_scheme="dark", has_touch=True, is_mobile=True)
         page = visitor.page
         assert not [address for address in visitor.asked if "/mark/" in address or "/report/" in address]
-        page.get_by_label("More tabs").tap()
-        page.get_by_role("button", name="Mark").last.tap()
+        visitor.tab("Mark")
         frame = page.frame_locator("iframe[title='mark the faces in drawings']")
         frame.get_by_role("button", name="No face here").tap()
         marking.wait(lambda: (folder / "faces.csv").is_file() and not marking.rows(folder)[0]["left"])
-        page.get_by_label("More tabs").tap()
-        page.get_by_role("button", name="Report").last.tap()
+        visitor.tab("Report")
         page.frame_locator("iframe[src='report/page/0']").get_by_role("heading", name="A page").wait_for()
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         visitor.leave()

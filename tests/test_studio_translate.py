@@ -6,10 +6,10 @@ import base64
 import os
 import shutil
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
 import numpy as np
 import pytest
 from gradio_client import Client, handle_file
@@ -21,7 +21,7 @@ import translators
 from fewtoon import style as styles
 from fewtoon.app.shelf import Shelf
 from fewtoon.app.studio import serve
-from fewtoon.app.tabs.translate import FACES, Easel
+from fewtoon.app.tabs.translate import FACES, SIDE_BY_SIDE, Easel
 from fewtoon.draw import translate
 from fewtoon.errors import Problem
 from fewtoon.faces import finders, models
@@ -175,6 +175,57 @@ def test_what_a_program_may_get_wrong(
     assert "sent" not in sent()  # what every upload is called there
 
 
+def test_each_style_fails_by_itself(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finders, "choose", lambda specs, side: ScriptedFinder())
+    monkeypatch.setattr(models, "available", lambda: False)
+    names = [f"style {i}" for i in range(SIDE_BY_SIDE + 2)]
+    files = [shutil.copy(folder / "ink.safetensors", tmp_path / f"{name}.safetensors") for name in names]
+    shutil.copy(folder / "us.png", tmp_path / "us.png")
+    easel = Easel(Shelf(files, device="cpu"))
+    Path(files[0]).write_bytes(b"xy")
+    key = easel.photos.take(str(tmp_path / "us.png"))
+    told, photo, drawings = easel.show(key, names[:2], "auto")
+    assert "'style 0' is not a style" in unescape(told)
+    assert str(tmp_path) not in told
+    assert "3 faces found" in photo
+    assert drawings.count("<figure>") == 3
+    told, photo, drawings = easel.show(key, names[:1], "auto")
+    assert "style 0" in told
+    assert (photo, drawings) == ("", "")
+    told, _, drawings = easel.show(key, names[1:], "auto")
+    assert f"{SIDE_BY_SIDE} styles are drawn at once: untick one of them for style 5" in told
+    assert drawings.count("<figure>") == 3 * SIDE_BY_SIDE
+
+
+def test_a_program_is_told_of_names_and_not_of_paths(folder: Path, tmp_path: Path) -> None:
+    path = shutil.copy(folder / "ink.safetensors", tmp_path / "torn.safetensors")
+    with studio([path, folder / "ink.safetensors"]) as address:
+        Path(path).write_bytes(b"xy")
+        one = Client(address, verbose=False)
+        with pytest.raises(AppError) as refused:
+            one.predict(handle_file(str(folder / "us.png")), "torn", "auto", api_name="/translate")
+        one.close()
+    assert "'torn'" in str(refused.value)
+    assert str(tmp_path) not in str(refused.value)
+
+
+def test_a_shelf_speaks_of_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a/it's", "deep/deeper", "here"):
+        Path(name).mkdir(parents=True)
+        Path(name, "pack.json").write_text("{}")
+    monkeypatch.chdir("here")
+    shelf = Shelf(["../a/it's", "../deep", "../deep/deeper", "."])
+    for said, told in (
+        ('pack "../a/it\'s" is torn', 'pack "it\'s" is torn'),
+        ("'../deep/deeper/pack.json' is torn", "'deeper/pack.json' is torn"),
+        ("'../deep' and '../deep/other' are. 0.5", "'deep' and 'deep/other' are. 0.5"),
+        ("'.' is torn, './x' too", "'here' is torn, 'here/x' too"),
+        ("'../deepest' is not here", "'../deepest' is not here"),
+    ):
+        assert shelf.said(Problem(said)) == told
+
+
 def test_groups_that_a_style_draws_alike_are_not_offered(tmp_path: Path) -> None:
     path = translators.save(tmp_path / "plain.safetensors", groups=GROUPS)
     assert fewtoon.load(path, "cpu").header["groups"] == list(GROUPS)
@@ -205,7 +256,7 @@ def test_a_style_that_draws_no_photos_is_not_offered_to_a_program(folder: Path, 
     styles.write(tmp_path / "faces.safetensors", generators.make(1), {})
     shutil.copy(folder / "us.png", tmp_path / "us.png")  # whatever is sent is deleted
     easel = Easel(Shelf([tmp_path / "faces.safetensors", folder / "ink.safetensors"], device="cpu"))
-    with pytest.raises(gr.Error, match=r"no style 'faces' here: known: ink"):
+    with pytest.raises(Problem, match=r"no style 'faces' here: known: ink"):
         easel.translate(str(tmp_path / "us.png"), "faces", "auto")
 
 

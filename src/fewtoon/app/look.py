@@ -82,14 +82,14 @@ def note(text: str) -> str:
     return sheet(f'<div class="notes" role="status">{escape(text)}</div>') if text else ""
 
 
-def told(handler: Made) -> Made:
-    """For the handler of an event: what a person can mend is told on the page, in one line."""
+def told(handler: Made, said: Callable[[Problem], str]) -> Made:
+    """For the handler of an event: what a person can mend is told on the page, in one line, as `said` puts it."""
 
     @functools.wraps(handler)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
             return handler(*args, **kwargs)
         except Problem as problem:
-            raise gr.Error(str(problem), duration=None, title="", print_exception=False) from None
+            raise gr.Error(said(problem), duration=None, title="", print_exception=False) from None
 
     return wrapped  # type: ignore[return-value]

@@ -12,6 +12,7 @@ pictures   a folder of pictures: to be marked
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -160,6 +161,15 @@ class Shelf:
                 except Problem as problem:
                     problems.append(str(problem))
         return problems
+
+    def said(self, problem: Problem | str) -> str:
+        """What is wrong, in words for a page: quoted paths of what lies here begin with its name instead."""
+        text = str(problem)
+        things = (thing for of_kind in self._things.values() for thing in of_kind.values())
+        for thing in sorted(things, key=lambda thing: -len(str(thing.path))):
+            path, name = repr(printable(thing.path)), repr(thing.name)
+            text = re.sub(rf"{re.escape(path[:-1])}(?=[{path[-1]}/\\])", name[:-1].replace("\\", r"\\"), text)
+        return text
 
     # --- Styles, ready to draw ---------------------------------------------------------------------------
 

@@ -95,6 +95,9 @@ def _page(shelf: Shelf) -> gr.Blocks:
             for tab in TABS:
                 with gr.Tab(tab.TITLE, id=tab.TITLE.lower()):
                     tab.build(shelf)
+    for function in page.fns.values():
+        if function.fn is not None:
+            function.fn = look.told(function.fn, shelf.said)
     return page
 
 

@@ -194,7 +194,9 @@ class Training:
         if steps is not None and steps > MOST_STEPS:
             raise Problem(f"until step {steps}: no training takes more than {MOST_STEPS}, so ask for less")
         if seen.step and self.run.saved_step() is None:
-            raise Problem(f"the saved states of {self.name!r} are gone, so that nothing can go on: put them back")
+            raise Problem(
+                f"the saved states of {self.name!r} are gone, so that nothing can go on: put them back"
+            )
         if steps is None and seen.step >= seen.steps:
             raise Problem(f"{self.name!r} is finished: to go on, say until which step")
         words = [
@@ -233,9 +235,9 @@ class Training:
             if path is None and isinstance(remembered, str) and (Path(remembered) / "pack.json").is_file():
                 path = Path(remembered)
             if path is None:
-                told = printable(str(remembered))
+                told = f"{printable(Path(str(remembered)).name)}, hash {str(facts.get('hash'))[:12]}"
                 raise Problem(
-                    f"the pack of {side} of {self.name!r} ({told}, hash {str(facts.get('hash'))[:12]}) is not here: "
+                    f"the pack of {side} of {self.name!r} ({told}) is not here: "
                     "name it when you start the studio, 'fewtoon serve RUN PACK PACK'"
                 )
             found[side] = path

@@ -88,7 +88,9 @@ def train(
         counters = trainee.counters
         if counters.step >= config.train.steps:
             asked = config.train.steps
-            watch.say(f"{counters.step} steps are done and {asked} were asked for; raise train.steps to go on")
+            watch.say(
+                f"{counters.step} steps are done and {asked} were asked for; raise train.steps to go on"
+            )
             return _summary(run, trainee, began)
         held_out = HeldOut(packs, trainee.method, config.train, str(where), watch.say)
         if saved is not None:

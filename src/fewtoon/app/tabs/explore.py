@@ -148,9 +148,10 @@ def build(shelf: Shelf) -> None:
                 above = gr.Textbox(label="Above", max_length=LONGEST)
                 below = gr.Textbox(label="Below", max_length=LONGEST)
             with gr.Accordion("Save", open=False):
-                gr.HTML(
-                    look.sheet(f'<p class="soft">Into the folder {escape(str(shelf.folder or NONE))}.</p>')
+                into = (
+                    "none: start with --save FOLDER" if shelf.folder is None else shelf.folder.resolve().name
                 )
+                gr.HTML(look.sheet(f'<p class="soft">Into the folder {escape(into)}.</p>'))
                 name = gr.Textbox(label="Name", max_length=80)
                 with gr.Row():
                     save = gr.Button("Save the picture")
@@ -215,7 +216,6 @@ class Room:
             raise Problem(f"no style {name!r} here")
         return [f"{size} px" for size in resolutions(header["size"])[:-1]]
 
-    @look.told
     def lists(self, name: str | None) -> list[Any]:
         """What there is by now: a training gets its first style, a swap is saved."""
         names, others = self.generators(), [NONE, *self.translators()]
@@ -228,7 +228,6 @@ class Room:
             gr.update(choices=others),
         ]
 
-    @look.told
     def choose(self, name: str | None, shown: str) -> list[Any]:
         """The widgets of a style: its groups, resolutions, components, and directions with names.
 
@@ -268,7 +267,7 @@ class Room:
         try:
             return self._page(settings), ""
         except Problem as problem:
-            return gr.skip(), look.note(str(problem))
+            return gr.skip(), look.note(self.shelf.said(problem))
 
     def _page(self, settings: Settings) -> str:
         drawn, pixels = self._drawn(settings)
@@ -340,7 +339,6 @@ class Room:
 
     # --- words -------------------------------------------------------------------------------------------
 
-    @look.told
     def edit(self, text: str, neutral: str, effort: float, *values: Any) -> str:
         """Find where words lead from the picture as it is without them; the key of the way."""
         from fewtoon.io import clip as clips
@@ -373,13 +371,11 @@ class Room:
 
     # --- saving ------------------------------------------------------------------------------------------
 
-    @look.told
     def save_picture(self, name: str, *values: Any) -> str:
         path = self.shelf.saving(str(name or "").strip(), ".png")
         images.save_png(path, self._drawn(Settings.of(values))[1])
         return look.note(f"saved as {path.name}")
 
-    @look.told
     def save_style(self, name: str, *values: Any) -> str:
         settings = Settings.of(values)
         made = self._swap(settings, self.shelf.source(settings.style))

@@ -87,11 +87,11 @@ def build(shelf: Shelf) -> None:
         return update, _frame(entry)
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    chooser.input(look.told(show), chooser, page, **quiet)
-    again.click(look.told(renew), chooser, [chooser, page], **quiet)
+    chooser.input(show, chooser, page, **quiet)
+    again.click(renew, chooser, [chooser, page], **quiet)
     tab = gr.context.Context.block  # the one that is open
     assert isinstance(tab, gr.Tab)
-    tab.select(look.told(renew), chooser, [chooser, page], **quiet)
+    tab.select(renew, chooser, [chooser, page], **quiet)
 
 
 def contents(shelf: Shelf) -> list[Entry]:
@@ -157,7 +157,7 @@ class Pages:
             async with self._turn:
                 return HTMLResponse(await run_in_threadpool(self._doctors, known), headers=HEADERS)
         except Problem as problem:
-            return _said(str(problem), 422)
+            return _said(self.shelf.said(problem), 422)
 
     def _doctors(self, names: list[str]) -> str:
         from fewtoon.data import doctor_page  # late: it brings OpenCV

@@ -135,7 +135,6 @@ class Easel:
         own = (group for name in names if name in headers for group in headers[name]["groups"])
         return [styles.AUTO, *dict.fromkeys(own)]
 
-    @look.told
     def regroup(self, names: list[str], group: str) -> Any:
         """The choices of "Group" after other Styles were chosen."""
         choices = self.groups(names)
@@ -159,36 +158,34 @@ class Easel:
             return gr.skip(), "", ""
         if not names:
             return look.note("Choose a Style to draw with."), "", ""
-        try:
-            return self._shown(key, names[:SIDE_BY_SIDE], group)
-        except Problem as problem:
-            return look.note(str(problem)), "", ""
-
-    def _shown(self, key: str, names: list[str], group: str) -> tuple[str, str, str]:
+        told: dict[str, None] = {}  # each sentence once
+        if len(names) > SIDE_BY_SIDE:
+            left = ", ".join(names[SIDE_BY_SIDE:])
+            told[f"{SIDE_BY_SIDE} styles are drawn at once: untick one of them for {left}"] = None
         found: list[Seen] = []  # of the first style that finds any
         columns: list[list[tuple[str, Seen, Drawn]]] = []
         pictures: dict[int | None, np.ndarray] = {}  # the photo as large as a style needs it
-        for name in names:
-            translator = self.shelf.translator(name)
-            draft = translator.cutter.draft
-            if draft not in pictures:
-                pictures[draft] = self.photos.get(key, draft)
-            all_faces = translator.look(pictures[draft])
+        for name in names[:SIDE_BY_SIDE]:
+            try:
+                translator = self.shelf.translator(name)
+                draft = translator.cutter.draft
+                if draft not in pictures:
+                    pictures[draft] = self.photos.get(key, draft)
+                all_faces = translator.look(pictures[draft])
+                faces = _largest(all_faces)
+                own = group if group in translator.style.groups else None
+                drawn = self._draw(translator, faces, own)
+            except Problem as problem:  # one that is damaged does not keep the others from drawing
+                told[self.shelf.said(problem)] = None
+                continue
             found = found or all_faces
-            faces = _largest(all_faces)
-            own = group if group in translator.style.groups else None
-            columns.append(
-                [(name, face, one) for face, one in zip(faces, self._draw(translator, faces, own))]
-            )
+            columns.append([(name, face, one) for face, one in zip(faces, drawn)])
         seen = _largest(found)
-        advice = dict.fromkeys(
-            f"face {number}: {one}" if len(seen) > 1 else one
-            for number, face in enumerate(seen, 1)
-            for one in face.advice
-        )
+        for number, face in enumerate(seen, 1):
+            told |= {f"face {number}: {one}" if len(seen) > 1 else one: None for one in face.advice}
         # Where faces are looked for, the photo was decoded whole.
         photo = _with_boxes(pictures[None], seen, len(found)) if seen and seen[0].cutout.face else ""
-        return "".join(map(look.note, advice)), photo, _gallery(columns)
+        return "".join(map(look.note, told)), photo, _gallery(columns)
 
     def _draw(self, translator: Translator, faces: list[Seen], group: str | None) -> list[Drawn]:
         return self._pen.submit(translator.draw, faces, group).result()
@@ -202,7 +199,6 @@ class Easel:
             raise unknown("style", str(name), names)
         return name or names[0]
 
-    @look.told
     def translate(self, path: str | None, name: str, group: str) -> tuple[list[str], dict[str, Any]]:
         """The API: files, the bytes of which are those of `fewtoon translate`, and facts."""
         if path is None:
@@ -271,7 +267,7 @@ def _photo(picture: Image.Image) -> str:
 def _gallery(columns: Sequence[Sequence[tuple[str, Seen, Drawn]]]) -> str:
     """For each face a row, in it for each Style the drawing over the photo, with a slider between them."""
     rows = []
-    most = max(map(len, columns))
+    most = max(map(len, columns), default=0)
     for number in range(most):
         cells = [_compare(*column[number], number + 1, most) for column in columns if number < len(column)]
         title = f"<h3>Face {number + 1}</h3>" if most > 1 else ""

@@ -79,7 +79,7 @@ def build(shelf: Shelf) -> None:
     stop.click(tower.stop, run, facts, **quiet)
     resume.click(tower.resume, [run, until], facts, **quiet)
     several.input(tower.choose_several, [several, what, log], [what, compared], **quiet)
-    what.input(look.told(tower.compare), [several, what, log], compared, **quiet)
+    what.input(tower.compare, [several, what, log], compared, **quiet)
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,11 @@ class Tower:
 
     def facts(self, name: str) -> str:
         """Cards, and a sentence where something is wrong."""
-        return _facts(self._look(name)[1])
+        return self._facts(self._look(name)[1])
+
+    def _facts(self, seen: Seen) -> str:
+        wrong = look.note(self.shelf.said(f"The training ended: {seen.error}")) if seen.error else ""
+        return _cards(seen) + wrong
 
     def choices(self, name: str) -> list[str]:
         """The losses of a training."""
@@ -137,7 +141,8 @@ class Tower:
             training, seen = self._look(asked.name)
             previews = training.previews()
         except Problem as problem:  # one that is damaged does not keep the others from being seen
-            return look.note(str(problem)), "", gr.update(choices=[], value=[]), "", gr.skip(), "", ()
+            told = look.note(self.shelf.said(problem))
+            return told, "", gr.update(choices=[], value=[]), "", gr.skip(), "", ()
         count = len(previews)
         now = (seen.state, seen.step, seen.best, seen.health, seen.error, count)
         if now == tuple(latest):
@@ -148,7 +153,7 @@ class Tower:
         if asked.number is None:
             slider["value"] = max(1, count)
         return (
-            _facts(seen),
+            self._facts(seen),
             _kid(training),
             gr.update(choices=list(found), value=losses),
             _losses(found, losses, asked.log),
@@ -157,12 +162,10 @@ class Tower:
             now,
         )
 
-    @look.told
     def choose_losses(self, asked: Asked, losses: list[str] | None, log: bool) -> tuple[str, Asked]:
         names = tuple(losses or ())[:AT_ONCE]
         return self.losses(asked.name, names, log), replace(asked, losses=names, log=bool(log))
 
-    @look.told
     def choose_preview(self, asked: Asked, number: float) -> tuple[str, Asked]:
         """Another preview; the last one is followed by newer ones."""
         number = _whole(number)
@@ -170,13 +173,11 @@ class Tower:
         asked = replace(asked, number=number if number < len(previews) else None)
         return _preview(previews, number), asked
 
-    @look.told
     def stop(self, name: str) -> str:
         self._training(name).stop()
         gr.Info("It finishes its step, saves and ends.", title="")
         return self.facts(name)
 
-    @look.told
     def resume(self, name: str, until: str) -> str:
         text = str(until or "").replace(",", "").strip()
         if text and not re.fullmatch(rf"-?[0-9]{{1,{DIGITS}}}", text):
@@ -189,7 +190,6 @@ class Tower:
 
     # --- several -----------------------------------------------------------------------------------------
 
-    @look.told
     def choose_several(self, names: list[str] | None, what: str, log: bool) -> tuple[Any, str]:
         """The losses that can be compared, and the comparison."""
         chosen, what = list(names or ())[:AT_ONCE], str(what)
@@ -220,7 +220,7 @@ class Tower:
 # --- HTML ---------------------------------------------------------------------------------------------------
 
 
-def _facts(seen: Seen) -> str:
+def _cards(seen: Seen) -> str:
     share = f"{min(1.0, seen.step / seen.steps):.0%}" if seen.steps else "-"
     left = duration(seen.left) if seen.left is not None else "not known yet"
     best, of = (
@@ -238,8 +238,7 @@ def _facts(seen: Seen) -> str:
     told = f"<p>{escape(seen.method)}; health: {escape(seen.health or 'not known yet')}</p>"
     if seen.skipped:
         told += f"<p>{seen.skipped} updates were skipped: a loss or gradient was not finite.</p>"
-    wrong = look.note(f"The training ended: {seen.error}") if seen.error else ""
-    return look.sheet(f'<div class="cards">{body}</div>{told}') + wrong
+    return look.sheet(f'<div class="cards">{body}</div>{told}')
 
 
 def _kid(training: Training) -> str:
