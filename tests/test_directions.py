@@ -186,7 +186,7 @@ def test_layers_are_read(text: str, expected: tuple[int, ...]) -> None:
     "text", ["", "6", "-1", "2-1", "32px", "5px", "8px-16", "0-8px", "x", "1,,2", "16px-8px"]
 )
 def test_other_layers_are_refused(text: str) -> None:
-    with pytest.raises(Problem, match="--layers"):
+    with pytest.raises(Problem, match="layers"):
         layers_of(text, SIZE)
 
 
@@ -1047,7 +1047,7 @@ def test_a_hostile_factor_does_nothing(home: Path, capsys: Any) -> None:
         ("directions nowhere.safetensors --by sefa", ("nowhere",)),
         ("directions a.safetensors", ("--by",)),
         ("directions a.safetensors --by pca", ("pca", "ganspace")),
-        ("directions a.safetensors --by sefa --layers 9", ("--layers '9'", "0 to 5")),
+        ("directions a.safetensors --by sefa --layers 9", ("layers '9'", "0 to 5")),
         ("directions a.safetensors --by sefa --layers 32px", ("32px", "16px")),
         ("directions a.safetensors --by sefa --components 9", ("component 9", "0 to 7")),
         ("directions a.safetensors --by sefa --components x", ("--components 'x'",)),

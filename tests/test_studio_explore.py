@@ -297,7 +297,10 @@ def test_a_picture_is_saved_where_it_may_be(room: Room, tmp_path: Path) -> None:
         ({"style": "ink"}, "ink"),
         ({"group": "men"}, "every group alike"),
         ({"seed": -1}, "seed -1"),
-        ({"seed": 0.5}, "whole number"),
+        ({"seed": 0.5}, "seed 0.5: give a whole number"),
+        ({"seed": None}, "seed is empty: give a whole number from 0"),
+        ({"seed": 1e30}, "seed 1e+30: give a whole number from 0 to 2147483647"),
+        ({"strength": None}, "strength is empty: give a number from -6 to 6"),
         ({"seed": "7"}, "seed 7"),
         ({"seed": True}, "seed True"),
         ({"truncation": float("nan")}, "truncation nan"),
@@ -305,15 +308,15 @@ def test_a_picture_is_saved_where_it_may_be(room: Room, tmp_path: Path) -> None:
         ({"strength": 1e9}, "strength"),
         ({"strength": 1, "component": 99}, "component 99"),
         ({"strength": 1, "by": "evil"}, "sefa or ganspace"),
-        ({"strength": 1, "layers": "1" * 5000}, "--layers"),
-        ({"parent": True, "mix_layers": "x"}, "--layers"),
+        ({"strength": 1, "layers": "1" * 5000}, "layers '111"),
+        ({"parent": True, "mix_layers": "x"}, "layers 'x'"),
         ({"swap": "nobody"}, "no style 'nobody'"),
         ({"swap": "drawn", "resolution": "7 px"}, "resolution '7 px'"),
         ({"swap": "drawn", "width": -1}, "smoothness"),
         ({"swap": "nobody else"}, "no style"),
         ({"translator": "faces"}, "translates no photos"),
         ({"named": (5.0, *(0.0,) * (NAMED - 1))}, "hair 5"),
-        ({"seed": 2**31}, "seed 2147483648: a number from 0 to 2147483647"),
+        ({"seed": 2**31}, "seed 2147483648: give a whole number from 0 to 2147483647"),
         ({"above": "x" * 201}, "201 characters"),
     ],
 )
@@ -345,6 +348,15 @@ def test_a_person_explores(folder: Path, tmp_path: Path) -> None:
         first = str(shown.get_attribute("src"))
         page.get_by_label("Seed", exact=True).fill("5")
         now = changed(first)
+        for wrong, told in (
+            ("1.5", "seed 1.5: give a whole number"),
+            ("", "seed is empty: give a whole number"),
+        ):
+            page.get_by_label("Seed", exact=True).fill(wrong)
+            page.locator(".bench .notes").get_by_text(told).wait_for()
+            assert shown.get_attribute("src") == now
+        page.get_by_label("Seed", exact=True).fill("5")
+        page.locator(".bench .notes").wait_for(state="hidden")
         page.get_by_role("slider", name="hair").press("ArrowRight")
         now = changed(now)
         page.get_by_role("button", name="Components").click()

@@ -109,6 +109,15 @@ def test_a_person_draws(folder: Path, url: str, tmp_path: Path) -> None:
         href = page.locator("a.save").first.get_attribute("href")
         own = by_command(folder, "flat.safetensors", "us.png", tmp_path / "flat", group="men")
         assert base64.b64decode(href.split(",")[1]) == own[0]
+        page.get_by_label("Framing").click()
+        page.get_by_role("option", name="as-is").click()
+        page.wait_for_function("document.querySelectorAll('.compare').length === 1")
+        page.get_by_text("choose the framing 'portrait'").wait_for()
+        href = page.locator("a.save").first.get_attribute("href")
+        whole = by_command(
+            folder, "flat.safetensors", "us.png", tmp_path / "whole", group="men", framing="as-is"
+        )
+        assert [base64.b64decode(href.split(",")[1])] == whole
         page.screenshot(path=tmp_path / "desktop.png", full_page=True)
         visitor.leave()
 
@@ -153,6 +162,16 @@ def test_a_program_draws(folder: Path, client: Client, tmp_path: Path) -> None:
         "flat": {"size": 64, "groups": list(GROUPS)},
     }
     assert "sent" not in sent()  # what every upload is called there
+
+
+def test_a_program_chooses_the_framing(folder: Path, client: Client, tmp_path: Path) -> None:
+    photo = handle_file(str(folder / "us.png"))
+    files, facts = client.predict(photo, "ink", "auto", "as-is", api_name="/translate")
+    whole = by_command(folder, "ink.safetensors", "us.png", tmp_path / "whole", framing="as-is")
+    assert [Path(file).read_bytes() for file in files] == whole
+    assert facts["faces"] == [None]
+    with pytest.raises(AppError, match="framing 'head'"):
+        client.predict(photo, "ink", "auto", "head", api_name="/translate")
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,7 @@ def test_a_style_that_takes_photos_as_they_are(tmp_path: Path) -> None:
     as_is = style(framing="as-is")
     result = translate(as_is, tmp_path / "in", tmp_path / "out")
     assert result["drawn"] == ["us.png"]
-    assert "--framing portrait" in result["advice"][0]["advice"]  # 500 x 240 is no face crop
+    assert "framing 'portrait'" in result["advice"][0]["advice"]  # 500 x 240 is no face crop
     one_line(lambda: translate(as_is, tmp_path / "in", tmp_path / "two", paste=True), "--framing portrait")
     asked = translate(as_is, tmp_path / "in", tmp_path / "three", framing="portrait")
     assert len(asked["drawn"]) == 3

@@ -17,7 +17,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -44,7 +44,9 @@ class _Open:
 
     stamp: str  # of its file when it was read
     style: Style
-    translator: Translator | None = None  # when somebody first sends a photo
+    translators: dict[str | None, Translator] = field(
+        default_factory=dict
+    )  # framing -> one, when a photo is sent
     source: Source | None = None  # when somebody first explores it
 
 
@@ -181,16 +183,16 @@ class Shelf:
         with self._lock:
             return self._opened(name).style
 
-    def translator(self, name: str) -> Translator:
-        """A Style by its name with what finds and cuts faces for it. Raises Problem as `style` does, and for one that
-        draws no photos."""
+    def translator(self, name: str, framing: str | None = None) -> Translator:
+        """A Style by its name with what finds and cuts faces for it, framed as it was trained with (None) or otherwise.
+        Raises Problem as `style` does, for one that draws no photos and for a framing that there is not."""
         with self._lock:
             found = self._opened(name)
             if found.style.method.generates:
                 raise Problem(f"{printable(name)!r} draws random numbers, not photos: see the tab Explore")
-            if found.translator is None:
-                found.translator = Translator(found.style)
-            return found.translator
+            if framing not in found.translators:
+                found.translators[framing] = Translator(found.style, framing=framing)
+            return found.translators[framing]
 
     def source(self, name: str) -> Source:
         """A Style by its name as the latent tools take it. Raises Problem as `style` does, and for one that draws no

@@ -17,8 +17,8 @@ UNCLEAR = 0.84  # mediapipe's score of a face behind a hand or a mask; of whole 
 SOFT = 40.0  # variance of the Laplacian of the face at 64 px; 250 and more in sharp portraits
 OBLONG = 1.25  # longer side over shorter one: no face crop any more
 MIDDLE = (
-    "only the middle square was drawn, because this style takes photos as they are: crop it to the face, or say "
-    "--framing portrait"
+    "only the middle square was drawn, because photos are taken as they are: crop it to the face, or choose the "
+    "framing 'portrait'"
 )
 FACE_SIDE = 64  # pixels at which sharpness is compared
 
@@ -67,8 +67,8 @@ def no_face(picture: NDArray[np.uint8]) -> str:
     if picture[:: max(1, height // 256), :: max(1, width // 256)].max(-1).mean() < DARK:
         return "it is too dark to find a face in it: brighten it, or take it facing the light"
     return (
-        "no face was found in it: use a photo that looks at the camera with nothing before the face, or say "
-        "--framing as-is if the picture is nothing but a face"
+        "no face was found in it: use a photo that looks at the camera with nothing before the face, or choose the "
+        "framing 'as-is' if the picture is nothing but a face"
     )
 
 

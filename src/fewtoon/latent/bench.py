@@ -171,16 +171,18 @@ def count_of(source: Source) -> int:
     return min(COMPONENTS, source.method.generator.mapping.average.shape[0])
 
 
-def finite(value: Any, low: float, high: float, what: str) -> float:
+def finite(value: Any, low: float, high: float, what: str, kind: str = "a number") -> float:
     """A number from a page. Raises Problem for anything that is not from `low` to `high`."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise Problem(f"{what} {str(value)[:20]}: a number from {low:.10g} to {high:.10g}")
+        given = "is empty" if value in (None, "") else str(value)[:20]
+        raise Problem(f"{what} {given}: give {kind} from {low:.10g} to {high:.10g}")
     return float(value)
 
 
 def whole(value: Any, low: int, high: int, what: str) -> int:
     """A whole number from a page. Raises Problem for anything that is not from `low` to `high`."""
-    number = finite(value, low, high, what)
+    kind = "a whole number"
+    number = finite(value, low, high, what, kind)
     if number != int(number):
-        raise Problem(f"{what} {number:g}: a whole number")
+        raise Problem(f"{what} {number:g}: give {kind}")
     return int(number)

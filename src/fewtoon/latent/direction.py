@@ -84,12 +84,12 @@ def layers_of(text: str, size: int) -> tuple[int, ...]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,6})(px)?\s*(?:-\s*(\d{1,6})(px)?\s*)?", part, flags=re.ASCII)
         if match is None or (match[3] and match[2] != match[4]):
-            raise Problem(f"--layers {text!r}: {part!r} is no layer; write 0-3,8 or 4px-16px or all")
+            raise Problem(f"layers {text!r}: {part!r} is no layer; write 0-3,8 or 4px-16px or all")
         first, last = int(match[1]), int(match[3] or match[1])
         known = sizes if match[2] else list(range(count))
         if first not in known or last not in known or last < first:
             told = ", ".join(f"{one}px" for one in sizes) if match[2] else f"0 to {count - 1}"
-            raise Problem(f"--layers {text!r}: {part.strip()!r} is not in this style, which has {told}")
+            raise Problem(f"layers {text!r}: {part.strip()!r} is not in this style, which has {told}")
         if match[2]:
             found |= {code for one in sizes if first <= one <= last for code in block_codes(one, size)}
         else:

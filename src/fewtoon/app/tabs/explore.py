@@ -100,7 +100,8 @@ def build(shelf: Shelf) -> None:
             style = gr.Dropdown(names, value=names[0] if names else None, label="Style")
             shown = gr.State("")  # the style that the other widgets are set for
             with gr.Row(equal_height=True):
-                seed = gr.Number(0, precision=0, label="Seed", min_width=120)
+                # Without a precision: Gradio would make another seed of 1.5, and the page still say 1.5.
+                seed = gr.Number(0, label="Seed", min_width=120)
                 another = gr.Button("Another", min_width=100)
             truncation = gr.Slider(
                 0, 1.5, value=0.7, step=0.01, label="Truncation", info="0: the average picture"
@@ -120,7 +121,7 @@ def build(shelf: Shelf) -> None:
                 )
             with gr.Accordion("Second parent", open=False):
                 parent = gr.Checkbox(False, label="Mix with a second seed")
-                other = gr.Number(1, precision=0, label="Its seed")
+                other = gr.Number(1, label="Its seed")
                 mix_layers = gr.Textbox("4px-8px", label="Layers that are its", max_length=60)
             with gr.Accordion("Swap layers with another style", open=False):
                 swap = gr.Dropdown([NONE, *names], value=NONE, label="Style above the resolution")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import gradio as gr
 import numpy as np
@@ -21,6 +21,7 @@ from fewtoon.app.photos import Photos
 from fewtoon.app.shelf import Shelf, unknown
 from fewtoon.draw import Drawn, Seen, Translator
 from fewtoon.errors import Problem
+from fewtoon.faces.framing import Kind
 from fewtoon.io import images
 from fewtoon.metrics.page import data_uri
 
@@ -28,6 +29,11 @@ TITLE = "Translate"
 SIDE_BY_SIDE = 4  # Styles at once
 FACES = 12  # of one photo, the largest: a page with hundreds of pictures helps nobody
 SHOWN = 720  # pixels of the longer side of a photo on the page
+API = {
+    "style": "",
+    "group": styles.AUTO,
+    "framing": styles.AUTO,
+}  # of /translate, with what stands for nothing said
 AT_ONCE = 2  # photos that are looked at at the same time; the network draws one after the other
 
 CSS = """
@@ -82,6 +88,10 @@ def build(shelf: Shelf) -> None:
                 groups, value=styles.AUTO, label="Group", info="auto: as the style reads the face",
                 interactive=True, visible=len(groups) > 1,
             )  # fmt: skip
+            framing = gr.Dropdown(
+                [styles.AUTO, *get_args(Kind)], value=styles.AUTO, label="Framing",
+                info="auto: as the style learned it; as-is: the whole photo", interactive=True,
+            )  # fmt: skip
         with gr.Column(scale=3, min_width=280):
             said = gr.HTML(
                 look.sheet('<p class="soft">Choose a photo of a face, drop it, paste it, or take one.</p>')
@@ -91,19 +101,22 @@ def build(shelf: Shelf) -> None:
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
     busy: dict[str, Any] = {**quiet, "concurrency_id": "draw", "concurrency_limit": AT_ONCE}
-    drawn: dict[str, Any] = {"inputs": [key, chosen, group], "outputs": [said, faces, drawings]}
+    drawn: dict[str, Any] = {"inputs": [key, chosen, group, framing], "outputs": [said, faces, drawings]}
     photo.input(easel.take, photo, [key, photo, said], **quiet).then(easel.show, **drawn, **busy)
     chosen.input(easel.regroup, [chosen, group], group, **quiet).success(easel.show, **drawn, **busy)
-    group.input(easel.show, **drawn, **busy)
+    for widget in (group, framing):
+        widget.input(easel.show, **drawn, **busy)
 
     # The API: what a program asks for, without a page.
     with gr.Row(visible=False):
-        sent, style_name, group_name = photo_input(label="photo"), gr.Textbox(), gr.Textbox(styles.AUTO)
+        sent = photo_input(label="photo")
+        asked = [gr.Textbox(value, label=label) for label, value in API.items()]
         files, facts = gr.File(file_count="multiple"), gr.JSON()
         gr.Button().click(
-            easel.translate, [sent, style_name, group_name], [files, facts], api_name="translate",
+            easel.translate, [sent, *asked], [files, facts], api_name="translate",
             api_description="Draw every face of a photo, from left to right. style: a name, empty for the first; "
-            "group: one of the style's, or 'auto'. Returns PNG files and facts: faces, advice, read_as.",
+            "group: one of the style's, or 'auto'; framing: portrait, ffhq, as-is, or 'auto' for the style's own. "
+            "Returns PNG files and facts: faces, advice, read_as.",
             concurrency_id="draw", concurrency_limit=AT_ONCE,
         )  # fmt: skip
         gr.Button().click(
@@ -152,7 +165,9 @@ class Easel:
         except Problem as problem:
             return "", None, look.note(str(problem))
 
-    def show(self, key: str, names: list[str], group: str) -> tuple[Any, str, str]:
+    def show(
+        self, key: str, names: list[str], group: str, framing: str = styles.AUTO
+    ) -> tuple[Any, str, str]:
         """HTML of the sentences, of the photo with its faces numbered, and of the drawings."""
         if not key:
             return gr.skip(), "", ""
@@ -167,7 +182,7 @@ class Easel:
         pictures: dict[int | None, np.ndarray] = {}  # the photo as large as a style needs it
         for name in names[:SIDE_BY_SIDE]:
             try:
-                translator = self.shelf.translator(name)
+                translator = self.shelf.translator(name, _own(framing))
                 draft = translator.cutter.draft
                 if draft not in pictures:
                     pictures[draft] = self.photos.get(key, draft)
@@ -199,12 +214,14 @@ class Easel:
             raise unknown("style", str(name), names)
         return name or names[0]
 
-    def translate(self, path: str | None, name: str, group: str) -> tuple[list[str], dict[str, Any]]:
+    def translate(
+        self, path: str | None, style: str, group: str, framing: str = styles.AUTO
+    ) -> tuple[list[str], dict[str, Any]]:
         """The API: files, the bytes of which are those of `fewtoon translate`, and facts."""
         if path is None:
             raise Problem("no photo came: send one with handle_file")
         data = self.photos.bytes_of(path)
-        translator = self.shelf.translator(self._drawer(name))
+        translator = self.shelf.translator(self._drawer(style), _own(framing))
         translator.style.check_group(group or None)
         faces = translator.look(self.photos.decoded(data, translator.cutter.draft))
         drawn = self._draw(translator, faces, group or None)
@@ -220,6 +237,11 @@ class Easel:
             "advice": [face.advice for face in faces],
             "read_as": [one.read_as for one in drawn],
         }
+
+
+def _own(framing: str) -> str | None:
+    """The framing that is asked for; None: the style's own."""
+    return None if framing in (styles.AUTO, "", None) else str(framing)
 
 
 # --- HTML ---------------------------------------------------------------------------------------------------
