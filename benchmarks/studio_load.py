@@ -122,7 +122,7 @@ class Caller:
         head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="photo.jpg"\r\n\r\n'
         form = head + photo + b"\r\n--x--\r\n"
         sent = json.loads(self.ask("POST", "/gradio_api/upload", form, "multipart/form-data; boundary=x"))[0]
-        data = [{"path": sent, "meta": {"_type": "gradio.FileData"}}, "", "auto"]
+        data = [{"path": sent, "meta": {"_type": "gradio.FileData"}}, "", "auto", "auto"]
         call = {"fn_index": self.function, "data": data, "session_hash": session}
         self.ask("POST", "/gradio_api/queue/join", json.dumps(call).encode())
         events = self.ask("GET", f"/gradio_api/queue/data?session_hash={session}").decode().splitlines()

@@ -6,6 +6,8 @@ import contextlib
 import io
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -257,6 +259,16 @@ def test_just_above_the_cap_is_refused_whatever_pillow_allows(monkeypatch: pytes
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     with pytest.raises(BadPicture, match="10001 x 10000"):
         read(png(10001, 10000, 8, 2, b"\0" * 100))
+
+
+def test_pillow_warns_nobody_of_limits_that_are_ours(tmp_path: Path) -> None:
+    (tmp_path / "large.png").write_bytes(png(12_000, 12_000, 8, 2, b"\0" * 100))
+    code = "from fewtoon.io import images\ntry: images.read('large.png')\nexcept images.BadPicture as bad: print(bad)"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "12000 x 12000" in ended.stdout
+    assert ended.stderr == ""
 
 
 def test_decompression_bombs() -> None:

@@ -139,7 +139,7 @@ def file_of(path: str, **more: Any) -> dict[str, Any]:
 def draws(top: Path, url: str) -> None:
     """The studio is well: it draws as the command line does."""
     sent = send(url, (top / "face.png").read_bytes())
-    files, facts = call(url, translating(url), [file_of(sent), "", "auto"])["data"]
+    files, facts = call(url, translating(url), [file_of(sent), "", "auto", "auto"])["data"]
     status, data, _ = ask(url, "/gradio_api/file=" + quote(files[0]["path"]))
     assert status == 200
     style = fewtoon.load(top / "ink.safetensors", "cpu")
@@ -157,12 +157,12 @@ def test_a_page_hears_the_end_of_its_stream_before_it_is_told_of_a_new_call(
     session, number = secrets.token_hex(8), translating(url)
 
     def seconds(session: str) -> float:
-        asked = {"fn_index": number, "data": [None, "", "auto"], "session_hash": session}
+        asked = {"fn_index": number, "data": [None, "", "auto", "auto"], "session_hash": session}
         begun = time.monotonic()
         assert post(url, "/gradio_api/queue/join", asked)[0] == 200
         return time.monotonic() - begun
 
-    call(url, number, [None, "", "auto"], session)
+    call(url, number, [None, "", "auto", "auto"], session)
     assert seconds(secrets.token_hex(8)) < 1  # somebody else
     assert seconds(session) > 0.5
 
@@ -387,9 +387,12 @@ def test_a_call_names_only_what_was_sent(top: Path, url: str) -> None:
         {"path": [sent]}, {"path": {"path": sent}}, {"url": f"file://{secret}"}, {"meta": None}, [file_of(secret)],
         {"a": [{"b": file_of(secret)}]}, file_of(secret, is_stream=True), file_of(secret, url=sent),
     ):  # fmt: skip
-        for body in ({**base, "data": [file, "", "auto"]}, {**base, "data": [None, file, "auto"]}):
+        for body in (
+            {**base, "data": [file, "", "auto", "auto"]},
+            {**base, "data": [None, file, "auto", "auto"]},
+        ):
             assert post(url, "/gradio_api/queue/join", body)[0] == 400
-        body = {**base, "data": [None, "", ""], "event_data": file}
+        body = {**base, "data": [None, "", "", ""], "event_data": file}
         assert post(url, "/gradio_api/queue/join", body)[0] == 400
     # Whatever else is told of a file that was sent, it is not believed, and not asked for.
     more = {
@@ -398,29 +401,29 @@ def test_a_call_names_only_what_was_sent(top: Path, url: str) -> None:
         "mime_type": "text/html",
         "size": -1,
     }
-    files, _ = call(url, number, [file_of(sent, **more), "", "auto"])["data"]
+    files, _ = call(url, number, [file_of(sent, **more), "", "auto", "auto"])["data"]
     assert ask(url, "/gradio_api/file=" + files[0]["path"])[0] == 200
     assert not Path(sent).exists()
     assert (
         "sent first"
-        in json.loads(post(url, "/gradio_api/queue/join", {**base, "data": [file_of(sent), "", ""]})[1])[
+        in json.loads(post(url, "/gradio_api/queue/join", {**base, "data": [file_of(sent), "", "", ""]})[1])[
             "error"
         ]
     )
-    assert "no photo came" in call(url, number, [None, "", ""])["error"]
+    assert "no photo came" in call(url, number, [None, "", "", ""])["error"]
 
 
 def test_strange_calls(top: Path, url: str) -> None:
     number = translating(url)
-    good = {"fn_index": number, "session_hash": "abc", "data": [None, "", ""]}
+    good = {"fn_index": number, "session_hash": "abc", "data": [None, "", "", ""]}
     strange: list[Any] = [
-        [], "a", 7, None, {}, {**good, "data": None}, {**good, "data": []}, {**good, "data": [None] * 4},
+        [], "a", 7, None, {}, {**good, "data": None}, {**good, "data": []}, {**good, "data": [None] * 5},
         {**good, "data": {"0": None}}, {**good, "session_hash": None}, {**good, "session_hash": ""},
         {**good, "session_hash": "a" * 65}, {**good, "session_hash": "../a"}, {**good, "session_hash": ["a"]},
         {key: value for key, value in good.items() if key != "session_hash"},
         b"", b"{", b"\xff\xfe", b'{"data": NaN}', json.dumps(good).encode().replace(b'""', b"1e999", 1),
         json.dumps(good).encode().replace(b'""', b'"\\ud800"', 1), b"[" * 100_000, b'{"a":' * 100_000,
-        json.dumps({**good, "data": [None, "", [[]]]}).encode().replace(b"[[]]", b"[" * 50 + b"]" * 50),
+        json.dumps({**good, "data": [None, "", "", [[]]]}).encode().replace(b"[[]]", b"[" * 50 + b"]" * 50),
         b"9" * 5000,
     ]  # fmt: skip
     for body in strange:
@@ -451,19 +454,19 @@ def test_strange_calls(top: Path, url: str) -> None:
         "a" * 100_000,
         "\x1b[31m",
     ):
-        told = call(url, number, [None, name, ""])
+        told = call(url, number, [None, name, "", ""])
         assert "no photo came" in told["error"]
         sent = send(url, (top / "face.png").read_bytes())
-        told = call(url, number, [file_of(sent), name, "auto"])
+        told = call(url, number, [file_of(sent), name, "auto", "auto"])
         assert "no style" in told["error"]
         assert len(told["error"]) < 1000
         assert str(top) not in told["error"].replace(name, "")
         sent = send(url, (top / "face.png").read_bytes())
-        assert "draws every group alike" in call(url, number, [file_of(sent), "ink", name])["error"]
+        assert "draws every group alike" in call(url, number, [file_of(sent), "ink", name, "auto"])["error"]
 
 
 def test_results_that_nobody_fetches(url: str) -> None:
-    body = {"fn_index": translating(url), "session_hash": "lazy", "data": [None, "", ""]}
+    body = {"fn_index": translating(url), "session_hash": "lazy", "data": [None, "", "", ""]}
     statuses = []
     while 429 not in statuses and len(statuses) < 100:
         statuses.append(post(url, "/gradio_api/queue/join", body)[0])
@@ -479,7 +482,7 @@ def test_pictures_are_not_kept_for_every_page_that_was_ever_open(top: Path, url:
     functions = {one["api_name"]: one["id"] for one in json.loads(ask(url, "/config")[1])["dependencies"]}
     session = secrets.token_hex(8)
     call(url, functions["take"], [file_of(send(url, (top / "face.png").read_bytes()))], session)
-    shown = call(url, functions["show"], [None, ["ink"], "auto"], session)["data"]
+    shown = call(url, functions["show"], [None, ["ink"], "auto", "auto"], session)["data"]
     assert "data:image/png;base64," in shown[2]
     pages = [one for one in gc.get_objects() if type(one) is SessionState]
     assert pages
@@ -562,14 +565,20 @@ def test_what_is_no_good_picture(top: Path, url: str) -> None:
         (b"\0" * 1_000_000, "not a picture"),
         (jpeg(4), "at least 8 x 8"),
         (SECRET, "not a picture"),
+        (b"", "the file is empty (0 bytes)"),
     ]:
-        answer = call(url, number, [file_of(send(url, data)), "", "auto"])
+        answer = call(url, number, [file_of(send(url, data)), "", "auto", "auto"])
         assert told in answer["error"]
         assert len(answer["error"]) < 300
     frames = io.BytesIO()
     dots.save(frames, "GIF", save_all=True, append_images=[dots.copy() for _ in range(200)])
-    assert "data" in call(url, number, [file_of(send(url, frames.getvalue())), "", "auto"])
+    assert "data" in call(url, number, [file_of(send(url, frames.getvalue())), "", "auto", "auto"])
     draws(top, url)
+
+
+def test_a_refused_upload_is_told_in_plain_words(url: str) -> None:
+    status, said, _ = ask(url, "/gradio_api/upload", "POST", form(b"a", b"b"), Content_Type=FORM)
+    assert (status, said) == (400, b"the form is not understood: it holds one file, named files")
 
 
 def test_what_is_no_good_upload(top: Path, url: str) -> None:
@@ -586,7 +595,6 @@ def test_what_is_no_good_upload(top: Path, url: str) -> None:
     assert status(begin + megabyte * 21, Transfer_Encoding="chunked") == 413
     assert status(form(*[b"a"] * 1000)) == 400
     assert status(form(b"a", b"b")) == 400
-    assert status(form(b"")) == 400
     assert status(form()) == 400
     assert status(b"") == 400
     assert status(form(b"a", name="other")) == 400
@@ -669,7 +677,7 @@ def test_a_thousand_requests_at_once(top: Path, url: str) -> None:
         b"POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: " + FORM.encode() + b"\r\n"
         b"Content-Length: %d\r\n\r\n" % len(form(photo)) + form(photo)
     )
-    asked = {"fn_index": number, "data": [None, "", ""]}
+    asked = {"fn_index": number, "data": [None, "", "", ""]}
     answers: list[bytes] = []
 
     def storm(seed: int) -> None:
@@ -708,7 +716,7 @@ def test_the_same_photo_from_many_at_once(top: Path, url: str) -> None:
     drawn: list[str] = []
 
     def one() -> None:
-        files, _ = call(url, number, [file_of(send(url, photo)), "", "auto"])["data"]
+        files, _ = call(url, number, [file_of(send(url, photo)), "", "auto", "auto"])["data"]
         drawn.append(files[0]["path"])
 
     threads = [threading.Thread(target=one) for _ in range(8)]

@@ -21,7 +21,7 @@ from starlette.datastructures import Headers, MutableHeaders, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request, cookie_parser
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fewtoon.app.calls import Calls, Refused
@@ -29,7 +29,7 @@ from fewtoon.app.local import HEADERS, MAX_PATH, NOT_HERE, NOT_JSON, foreign, is
 from fewtoon.app.spool import Spool
 from fewtoon.app.streams import Streams
 
-MAX_UPLOAD = 20_000_000  # bytes of a picture
+MAX_UPLOAD = 20 * 2**20  # bytes of a picture; Gradio's page tells it in these units
 AROUND = 10_000  # bytes of a form around it
 MAX_CALL = 1_000_000  # bytes of any other request
 UPLOADS = 32  # at once
@@ -90,7 +90,10 @@ class Guard:
             self._admit(scope)
             app = self.app if own else await self._answer(scope, receive)
         except Refused as refused:
-            app = JSONResponse({"error": refused.why}, refused.status)
+            if scope["path"] == _UPLOAD:  # Gradio's page shows the body as it comes
+                app = PlainTextResponse(refused.why, refused.status)
+            else:
+                app = JSONResponse({"error": refused.why}, refused.status)
         except _Entered:
             app = self._welcome()
         except ClientDisconnect:
@@ -220,8 +223,8 @@ class Guard:
                 asked = Request(scope, _at_most(receive, MAX_UPLOAD + AROUND))
                 async with asked.form(max_files=1, max_fields=1) as form:
                     file = form.get("files")
-                    if not isinstance(file, UploadFile) or not file.size:
-                        raise Refused(400, "no file came, or an empty one")
+                    if not isinstance(file, UploadFile) or file.size is None:
+                        raise Refused(400, "no file came")
                     if file.size > MAX_UPLOAD:
                         raise Refused(413, f"the file is larger than {MAX_UPLOAD} bytes")
                     kept = await run_in_threadpool(self.spool.keep, file.file, file.size)

@@ -12,6 +12,7 @@ import glob
 import io
 import os
 import stat
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ MAX_BYTES = 1_000_000_000  # of the file
 MIN_SIDE = 8  # pixels; below that there is no face to see
 
 Image.init()  # register the decoders once, before any thread opens a picture
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the limits are ours: MAX_PIXELS
 
 
 class BadPicture(Problem):
