@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ import fewtoon
 import generators
 import translators
 from fewtoon import style as styles
+from fewtoon.app.server import addresses, listening
 from fewtoon.app.shelf import Shelf
 from fewtoon.app.studio import serve
 from fewtoon.app.tabs.translate import FACES, SIDE_BY_SIDE, Easel
@@ -26,10 +28,12 @@ from fewtoon.draw import translate
 from fewtoon.errors import Problem
 from fewtoon.faces import finders, models
 from fewtoon.io.images import save_png
+from fewtoon.run import Run
 from scripted import ScriptedFinder, person
 from studios import Visitor, chromium, needs_browser, studio
 
 GROUPS = ("women", "men")
+needs_proc = pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs /proc")
 
 
 @pytest.fixture(scope="module")
@@ -299,6 +303,33 @@ def test_a_studio_does_not_start_with_what_cannot_be(
         serve(**{"port": 0, **options}, open_browser=False)
 
 
+def test_a_studio_for_others_has_an_address_for_them() -> None:
+    assert addresses("127.0.0.1", 7) == ["http://127.0.0.1:7/"]
+    assert addresses("localhost", 7) == ["http://127.0.0.1:7/"]
+    assert addresses("::1", 7) == ["http://[::1]:7/"]
+    assert addresses("192.0.2.7", 7) == ["http://192.0.2.7:7/"]
+    here, *others = addresses("0.0.0.0", 7)
+    assert here == "http://127.0.0.1:7/"
+    for other in others:  # of a machine that is in a network
+        listening(0, urlsplit(other).hostname or "").close()  # its own
+        assert "127." not in other
+    assert addresses("::", 7)[0] == "http://[::1]:7/"
+
+
+def test_things_of_the_same_name_are_told_apart(folder: Path, tmp_path: Path) -> None:
+    for place in ("a/first", "b/first", "c/b/first"):
+        Run(tmp_path / place).record({"method": "toy", "model": {}, "train": {}}, {"packs": {}})
+        shutil.copy(folder / "ink.safetensors", tmp_path / place / "best.safetensors")
+    for place in ("a", "b"):
+        shutil.copy(folder / "ink.safetensors", tmp_path / place / "ink.safetensors")
+    runs = [tmp_path / place / "first" for place in ("a", "b", "c/b", "a")]
+    shelf = Shelf(
+        [*runs, runs[1] / "best.safetensors", tmp_path / "a/ink.safetensors", tmp_path / "b/ink.safetensors"]
+    )
+    assert shelf.names("run") == ["first", "first (b)", "first (b, 2)"]
+    assert shelf.names("style")[:3] == ["first (best)", "ink", "ink (b)"]
+
+
 def test_a_shelf_tells_what_is_damaged(tmp_path: Path) -> None:
     pack, run = tmp_path / "pack", tmp_path / "run"
     pack.mkdir()
@@ -318,9 +349,12 @@ def test_a_shelf_tells_what_is_damaged(tmp_path: Path) -> None:
     [
         ({"paths": ["FILE.png"]}, "is a picture: name the folder that it lies in"),
         ({"paths": [""]}, "names nothing"),
+        ({"paths": ["FILE"]}, "'FILE' is nothing that the studio knows: name styles, runs"),
+        ({"paths": ["FILE.pth"]}, "'FILE.pth' is not a style .* 'fewtoon import'"),
         ({"paths": ["nowhere"]}, "does not exist"),
         ({"save": "FILE"}, "nothing can be saved there"),
         ({"save": "FILE/below"}, "nothing can be saved there"),
+        pytest.param({"save": "/proc/below"}, "nothing can be saved there", marks=needs_proc),
         ({"clip": "nowhere.pt"}, "does not exist"),
     ],
 )
@@ -330,5 +364,6 @@ def test_a_shelf_says_at_once_what_cannot_be(
     monkeypatch.chdir(tmp_path)
     Path("FILE").write_text("x")
     Path("FILE.png").write_text("x")
+    Path("FILE.pth").write_text("x")
     with pytest.raises(Problem, match=told):
         Shelf(**options)

@@ -37,6 +37,24 @@ def run(app: ASGIApp, door: socket.socket, url: str, open_browser: bool, **optio
         server_of(app, **options).run(sockets=[door])
 
 
+def addresses(host: str, port: int) -> list[str]:
+    """Where a page is opened that listens there: on this machine; and by others, where it listens to all of them."""
+    here = {"0.0.0.0": ADDRESS, "::": "::1", "localhost": ADDRESS}.get(host, host)
+    names = [here, *_outward(host)] if host in ("0.0.0.0", "::") else [here]
+    return [f"http://{f'[{name}]' if ':' in name else name}:{port}/" for name in names]
+
+
+def _outward(host: str) -> list[str]:
+    """The address that this machine has for others, as its routes say; none where it is in no network."""
+    family, somewhere = (
+        (socket.AF_INET6, "2001:db8::1") if ":" in host else (socket.AF_INET, "192.0.2.1")
+    )  # kept for documentation: nobody is there
+    with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as line:
+        line.connect((somewhere, 9))  # of a datagram: nothing is sent
+        return [str(line.getsockname()[0])]
+    return []
+
+
 def listening(port: int, host: str = ADDRESS) -> socket.socket:
     """A listening socket. Raises Problem when the port is taken or not allowed, or the host is not ours."""
     if not 0 <= port <= 65535:

@@ -11,8 +11,9 @@ pictures   a folder of pictures: to be marked
 
 from __future__ import annotations
 
-import os
+import itertools
 import re
+import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -35,6 +36,8 @@ from fewtoon.run import Run
 from fewtoon.style import Style
 
 Kind = Literal["style", "run", "pack", "page", "directions", "pictures"]
+KNOWN = "name styles, runs, studies, packs, pages, files of directions, or folders of pictures"
+IMPORTED = (".pt", ".pth", ".pkl", ".ckpt", ".bin", ".tar")  # checkpoints of others
 OPEN = 4  # Styles that are kept in memory at once
 
 
@@ -85,10 +88,12 @@ class Shelf:
         self.folder = Path(save) if save is not None else None
         if self.folder is not None:
             there = next(one for one in (self.folder, *self.folder.absolute().parents) if one.exists())
-            if not there.is_dir() or not os.access(there, os.W_OK):
+            try:
+                tempfile.TemporaryDirectory(prefix=".fewtoon-", dir=there).cleanup()
+            except OSError:
                 raise Problem(
                     f"--save {printable(self.folder)!r}: nothing can be saved there, choose another folder"
-                )
+                ) from None
         self._things: dict[Kind, dict[str, Thing]] = {kind: {} for kind in get_args(Kind)}
         self._open: OrderedDict[str, _Open] = OrderedDict()  # by name, the one used last at the end
         self._headers: dict[
@@ -103,15 +108,10 @@ class Shelf:
     def add(self, path: str | Path) -> list[Thing]:
         """Put what lies at a path on the shelf; several things for a study."""
         if not str(path):
-            raise Problem(
-                "'' names nothing: give the path of a style, a run, a pack, a page or a folder of pictures"
-            )
+            raise Problem(f"'' names nothing: {KNOWN}")
         path = Path(path)
         if not path.exists():
-            raise Problem(
-                f"{printable(path)!r} does not exist: name styles, runs, studies, packs, pages, or "
-                "folders of pictures"
-            )
+            raise Problem(f"{printable(path)!r} does not exist: {KNOWN}")
         return [self._put(kind, found) for kind, found in _recognised(path)]
 
     def _put(self, kind: Kind, path: Path) -> Thing:
@@ -119,15 +119,9 @@ class Shelf:
         for thing in taken.values():
             if thing.path.resolve() == path.resolve():
                 return thing
-        stem = path.name.removesuffix(named.ENDING) if kind == "directions" else path.stem
-        if path.is_dir():
-            stem = path.resolve().name
-        if kind == "page" and path.name in ("report.html", "study.html"):  # called like their folders
-            folder = path.resolve().parent
-            stem = folder.parent.name if folder.name == "report" else folder.name
-        name, number = printable(stem), 2
-        while name in taken:
-            name, number = f"{printable(stem)} ({number})", number + 1
+        name, told = printable(_called(kind, path)), printable(path.resolve().parent.name)
+        tries = (f"{name} ({told}, {number})" for number in itertools.count(2))
+        name = next(one for one in itertools.chain((name, f"{name} ({told})"), tries) if one not in taken)
         taken[name] = thing = Thing(kind, name, path)
         return thing
 
@@ -261,6 +255,18 @@ def unknown(kind: str, name: str, names: Sequence[str]) -> Problem:
     return Problem(f"no {kind} {printable(name)[:80]!r} here: {known}")
 
 
+def _called(kind: Kind, path: Path) -> str:
+    """What somebody would call a thing that lies at a path."""
+    folder = path.resolve().parent
+    if path.is_dir():
+        return path.resolve().name
+    if kind == "page" and path.name in ("report.html", "study.html"):  # called like their folders
+        return folder.parent.name if folder.name == "report" else folder.name
+    if kind == "style" and path.stem in ("best", "last") and Run(folder).started:
+        return f"{folder.name} ({path.stem})"
+    return path.name.removesuffix(named.ENDING) if kind == "directions" else path.stem
+
+
 def _recognised(path: Path) -> list[tuple[Kind, Path]]:
     """What lies at a path that exists. Raises Problem for what the studio does not know."""
     found: list[tuple[Kind, Path]]
@@ -273,7 +279,12 @@ def _recognised(path: Path) -> list[tuple[Kind, Path]]:
             raise Problem(
                 f"{printable(path)!r} is a picture: name the folder that it lies in, to mark it there"
             )
-        styles.read_header(path)
+        try:
+            styles.read_header(path)
+        except Problem:
+            if path.suffix.lower() in (".safetensors", *IMPORTED):
+                raise
+            raise Problem(f"{printable(path)!r} is nothing that the studio knows: {KNOWN}") from None
         return [("style", path)]
     if Run(path).started:
         found, page = [("run", path)], path / "report" / "report.html"

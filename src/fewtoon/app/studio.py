@@ -34,7 +34,7 @@ from fewtoon import device as devices
 from fewtoon.app import look
 from fewtoon.app.guard import MAX_UPLOAD, Guard
 from fewtoon.app.local import ADDRESS, NAMES
-from fewtoon.app.server import CONNECTIONS, listening, run
+from fewtoon.app.server import CONNECTIONS, addresses, listening, run
 from fewtoon.app.shelf import Shelf
 from fewtoon.app.spool import Spool
 from fewtoon.app.tabs import explore, mark, report, translate, watch
@@ -140,14 +140,17 @@ def serve(
     token = None if host in NAMES else secrets.token_urlsafe(24)
     with listening(port, host) as door:
         app = create_app(shelf, token)
-        name = ADDRESS if host in ("0.0.0.0", "::", "localhost") else host
-        url = f"http://{f'[{name}]' if ':' in name else name}:{door.getsockname()[1]}/"
+        url, *others = [
+            f"{address}?token={token}" if token else address
+            for address in addresses(host, door.getsockname()[1])
+        ]
         if token is not None:
-            url += f"?token={token}"
             print(
                 f"fewtoon: warning: everybody who can reach {host} and has the token can use this studio, over a "
                 "connection that is not encrypted: do this in a network that you trust",
                 flush=True,
             )
         print(f"the studio is at {url} (Ctrl-C ends it)", flush=True)
+        for other in others:
+            print(f"from other machines it is at {other}", flush=True)
         run(app, door, url, open_browser, lifespan="on", limit_concurrency=CONNECTIONS)

@@ -66,7 +66,9 @@ def read_torch(path: str | Path) -> Any:
         ) from None
     except Exception as error:  # a damaged file may break any line of the reader
         told = str(error).split(". ")[0][:200]
-        raise Problem(f"{str(path)!r} is torn or not a torch file ({type(error).__name__}: {told})") from None
+        raise Problem(
+            f"{str(path)!r} is torn or not a torch file ({type(error).__name__}: {told}); copy it again"
+        ) from None
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
