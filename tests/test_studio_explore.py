@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFont
 
 import fewtoon
 import translators
 from fewtoon import style as styles
+from fewtoon.app import caption
 from fewtoon.app.caption import LONGEST, captioned
 from fewtoon.app.shelf import Shelf
 from fewtoon.app.tabs.explore import NAMED, NONE, Room, Settings
@@ -276,13 +277,58 @@ def test_captions_are_written_and_fit() -> None:
         captioned(picture, "x" * 201)
 
 
+def test_captions_are_written_in_a_font_that_has_their_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = np.full((512, 512, 3), 90, np.uint8)
+    own = captioned(picture, "hello")
+    assert np.array_equal(captioned(picture, "he\u202ello\u200b\ufe0f\a"), own)
+    assert np.array_equal(captioned(picture, "u\u0308"), captioned(picture, "ü"))
+    with pytest.raises(
+        Problem, match=r"no font of this machine has '\\U0010fffd': leave it out of the caption"
+    ):
+        captioned(picture, "a \U0010fffd b")
+    monkeypatch.setattr(caption, "FONTS", ())
+    with pytest.raises(Problem, match="no font of this machine has 'שלום'"):
+        captioned(picture, "a שלום", "b")
+    # Whatever fonts this machine has: one that has the letters is taken, and one that lacks them is not.
+    fonts = {
+        None: ImageFont.load_default,
+        "lacks": ImageFont.load_default,
+        "has": lambda p: Letters(p, "שלום"),
+    }
+    asked: list[str | None] = []
+
+    def opened(name: str | None, points: int) -> Any:
+        asked.append(name)
+        if name not in fonts:
+            raise OSError("cannot open resource")
+        return fonts[name](points)
+
+    monkeypatch.setattr(caption, "FONTS", ("nowhere", "lacks", "has"))
+    monkeypatch.setattr(caption, "_font", opened)
+    assert not np.array_equal(captioned(picture, "a שלום"), captioned(picture, "a"))
+    assert asked[:4] == [None, "nowhere", "lacks", "has"]
+
+
+class Letters:
+    """A font that draws the same for whatever letters it has besides those of Pillow's own."""
+
+    def __init__(self, points: int, letters: str) -> None:
+        self.font, self.table = ImageFont.load_default(points), str.maketrans(letters, "x" * len(letters))
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(self.font, name)
+        if not callable(real):
+            return real
+        return lambda text, *args, **options: real(text.translate(self.table), *args, **options)
+
+
 def test_a_picture_is_saved_where_it_may_be(room: Room, tmp_path: Path) -> None:
     shown = settings(seed=3, above="hi")
     assert "saved as funny.png" in room.save_picture("funny", *values(shown))
     saved = np.asarray(Image.open(tmp_path / "saved" / "funny.png"))
     assert np.array_equal(saved, pixels(page(room, shown)))
     for name in ("../x", "", "a/b", ".hidden", "a\0b", "x" * 81, "CON.", "a..b", str(tmp_path)):
-        with pytest.raises(Problem, match=r"use letters, digits|choose another name"):
+        with pytest.raises(Problem, match=r"use up to 80 letters|choose another name"):
             room.save_picture(name, *values(shown))
     assert [path.name for path in (tmp_path / "saved").iterdir()] == ["funny.png"]
 
@@ -358,7 +404,23 @@ def test_a_person_explores(folder: Path, tmp_path: Path) -> None:
         page.get_by_label("Seed", exact=True).fill("5")
         page.locator(".bench .notes").wait_for(state="hidden")
         page.get_by_role("slider", name="hair").press("ArrowRight")
-        now = changed(now)
+        still, now = now, changed(now)
+        page.get_by_role("button", name="Reset to default value").nth(1).click()
+        assert changed(now) == still
+        page.get_by_role("slider", name="hair").press("ArrowRight")
+        assert changed(still) == now
+        page.get_by_label("number input for Truncation").fill("99")
+        page.locator(".bench .notes").get_by_text("truncation 99: give a number from 0 to 1.5").wait_for()
+        page.keyboard.press("Tab")
+        page.get_by_role("button", name="Reset to default value").first.click()
+        page.locator(".bench .notes").wait_for(state="hidden")
+        page.wait_for_function(
+            "now => [...document.querySelectorAll('.bench img')].pop()?.src === now", arg=now
+        )
+        page.get_by_label("Style", exact=True).focus()
+        page.get_by_role("option", name="drawn").wait_for()
+        page.keyboard.press("Tab")
+        page.get_by_role("option", name="drawn").wait_for(state="detached")
         page.get_by_role("button", name="Components").click()
         page.wait_for_timeout(500)  # nobody presses a key while it opens: what is in it has just been made
         page.get_by_role("slider", name="Strength").press("ArrowRight")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from html import unescape
@@ -79,6 +80,13 @@ def by_command(folder: Path, style: str, photo: str, out: Path, **options: Any) 
     return [(out / name).read_bytes() for name in result["drawn"]]
 
 
+PASTE = """async address => {
+  const data = new DataTransfer();
+  data.items.add(new File([await (await fetch(address)).blob()], "pasted.png", {type: "image/png"}));
+  document.body.dispatchEvent(new ClipboardEvent("paste", {clipboardData: data, bubbles: true}));
+}"""
+
+
 @needs_browser
 def test_a_person_draws(folder: Path, url: str, tmp_path: Path) -> None:
     with chromium() as browser:
@@ -89,6 +97,11 @@ def test_a_person_draws(folder: Path, url: str, tmp_path: Path) -> None:
         assert page.locator(".faces rect").count() == 3
         assert "3 faces found" in page.inner_text(".faces + p")
         assert "face 1: the face is small" in page.inner_text(".notes >> nth=0")
+        looks = "e => [getComputedStyle(e).fill, getComputedStyle(e).fontSize]"
+        assert page.locator(".faces text").nth(2).evaluate(looks) == [
+            "rgb(255, 255, 255)",
+            f"{620 / 22:.1f}px",
+        ]
         links = page.locator("a.save")
         assert [links.nth(i).get_attribute("download") for i in range(3)] == [
             f"ink-{i}.png" for i in (1, 2, 3)
@@ -123,6 +136,15 @@ def test_a_person_draws(folder: Path, url: str, tmp_path: Path) -> None:
         )
         assert [base64.b64decode(href.split(",")[1])] == whole
         page.screenshot(path=tmp_path / "desktop.png", full_page=True)
+
+        small = base64.b64encode((folder / "small.png").read_bytes()).decode()
+        page.evaluate(PASTE, f"data:image/png;base64,{small}")
+        page.get_by_text("choose the framing 'portrait'").wait_for(state="detached")
+        href = page.locator("a.save").first.get_attribute("href")
+        pasted = by_command(
+            folder, "flat.safetensors", "small.png", tmp_path / "s", group="men", framing="as-is"
+        )
+        assert [base64.b64decode(href.split(",")[1])] == pasted
         visitor.leave()
 
 
@@ -138,6 +160,9 @@ def test_on_a_phone_with_a_webcam_and_photos_that_will_not_work(folder: Path, ur
         page.get_by_text("the face is small").wait_for()
         visitor.hears("done")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        page.get_by_label("Capture from camera").click()
+        page.get_by_label("Upload file").click()
+        page.get_by_text("Drop Image Here").wait_for()
         page.get_by_label("Capture from camera").click()
         page.get_by_text("Click to Access Webcam").click()
         page.wait_for_function("document.querySelector('video').videoWidth > 0")
@@ -218,6 +243,31 @@ def test_each_style_fails_by_itself(folder: Path, tmp_path: Path, monkeypatch: p
     told, _, drawings = easel.show(key, names[1:], "auto")
     assert f"{SIDE_BY_SIDE} styles are drawn at once: untick one of them for style 5" in told
     assert drawings.count("<figure>") == 3 * SIDE_BY_SIDE
+
+
+def test_styles_that_look_for_faces_and_others_side_by_side(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finders, "choose", lambda specs, side: ScriptedFinder())
+    monkeypatch.setattr(models, "available", lambda: False)
+    translators.save(tmp_path / "whole.safetensors", framing="as-is")
+    easel = Easel(Shelf([folder / "ink.safetensors", tmp_path / "whole.safetensors"], device="cpu"))
+    shown = {}
+    for name in ("us.png", "nobody.png"):
+        shutil.copy(folder / name, tmp_path / name)
+        shown[name] = easel.take(str(tmp_path / name))[0]
+    told, photo, drawings = easel.show(shown["us.png"], ["whole", "ink"], "auto")
+    assert "only the middle square was drawn" in told
+    assert "face 1: the face is small" in told
+    assert "3 faces found" in photo
+    heads = re.findall("<h3>(.*?)</h3>", drawings)
+    assert heads == ["Face 1", "Face 2", "Face 3", "The whole photo"]
+    assert re.findall("<figcaption>(.*?)</figcaption>", drawings) == ["ink", "ink", "ink", "whole"]
+    told, photo, drawings = easel.show(shown["nobody.png"], ["ink", "whole"], "auto")
+    assert "no face was found" in told
+    assert photo == ""
+    assert re.findall("<figcaption>(.*?)</figcaption>", drawings) == ["whole"]
+    assert "<h3>" not in drawings
 
 
 def test_a_program_is_told_of_names_and_not_of_paths(folder: Path, tmp_path: Path) -> None:

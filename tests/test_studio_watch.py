@@ -372,16 +372,28 @@ def test_odd_values_in_a_log_are_not_drawn(stopped: Path, value: str, log: bool)
 
 def test_the_page_follows_the_latest_preview_until_somebody_goes_back(stopped: Path) -> None:
     tower = Tower(Shelf([stopped]))
-    *_, asked, _facts, _kid, _box, _losses, slider, shown, latest = tower.choose("short")
+    *_, asked, _facts, _kid, _box, _losses, slider, shown, stop, resume, latest = tower.choose("short")
     assert "step 10<" in shown
+    assert not stop["interactive"]
+    assert resume["interactive"]
     assert tower.tick(asked, latest)[0] == gr.skip()
-    shutil.copy(stopped / "previews" / "step-00000010.png", stopped / "previews" / "step-00000020.png")
-    *_, slider, shown, _ = tower.tick(asked, latest)
-    assert slider["value"] == 2
-    assert "step 20<" in shown
-    shown, back = tower.choose_preview(asked, 1)
+    for step in (20, 30):
+        name = f"step-{step:08d}.png"
+        shutil.copy(stopped / "previews" / "step-00000010.png", stopped / "previews" / name)
+    # At the end of a slider that knows of one alone: of the two that came meanwhile, the latest.
+    shown, still = tower.choose_preview(asked, 1, latest)
+    assert "step 30<" in shown
+    assert still == asked
+    *_, slider, shown, _stop, _resume, later = tower.tick(asked, latest)
+    assert slider["value"] == 3
+    assert "step 30<" in shown
+    shown, back = tower.choose_preview(asked, 1, later)
     assert "step 10<" in shown
-    *_, slider, shown, _ = tower.tick(back, latest)
+    *_, slider, shown, _stop, _resume, _latest = tower.tick(back, latest)
     assert "value" not in slider
     assert shown == gr.skip()
-    assert tower.choose_preview(back, 2)[1] == asked
+    assert tower.choose_preview(back, 3, later)[1] == asked
+    with Run(stopped).lock():
+        *_, stop, resume, _ = tower.tick(asked, latest)
+    assert stop["interactive"]
+    assert not resume["interactive"]

@@ -12,6 +12,7 @@ import gradio as gr
 from fewtoon.errors import Problem
 from fewtoon.metrics.page import COLOURS, PIECES, data_uri
 
+READ = 20.0  # seconds that a sentence stays which nothing else on the page tells
 FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]
 MONO = ["ui-monospace", "Menlo", "Consolas", "monospace"]
 
@@ -42,6 +43,7 @@ body, gradio-app {{ background: var(--paper) !important; }}
   font-size: 1rem; }}
 .gradio-container > .main {{ padding-inline: clamp(.75rem, 4vw, 1.25rem) !important; }}
 :focus-visible {{ outline: 2px solid var(--accent) !important; outline-offset: 2px; }}
+.reset-button:focus-visible {{ outline-offset: -2px; }}
 .sheet {{
   color: var(--ink); line-height: 1.55; font-variant-numeric: tabular-nums; overflow-wrap: break-word;
   {PIECES}
@@ -49,6 +51,12 @@ body, gradio-app {{ background: var(--paper) !important; }}
   iframe {{ width: 100%; height: 80vh; border: 1px solid var(--line); border-radius: .6rem; background: var(--paper); }}
 }}
 </style>
+<script>
+// Gradio opens a list at every key, and hears of Tab after it has closed the list that is left.
+addEventListener("keydown", event => {{
+  if (event.key === "Tab" && event.target.matches("[aria-autocomplete]")) event.stopPropagation();
+}}, true);
+</script>
 """
 
 Made = TypeVar("Made", bound=Callable[..., Any])
@@ -90,6 +98,6 @@ def told(handler: Made, said: Callable[[Problem], str]) -> Made:
         try:
             return handler(*args, **kwargs)
         except Problem as problem:
-            raise gr.Error(said(problem), duration=None, title="", print_exception=False) from None
+            raise gr.Error(said(problem), duration=READ, title="", print_exception=False) from None
 
     return wrapped  # type: ignore[return-value]

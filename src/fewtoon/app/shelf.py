@@ -38,6 +38,7 @@ from fewtoon.style import Style
 Kind = Literal["style", "run", "pack", "page", "directions", "pictures"]
 KNOWN = "name styles, runs, studies, packs, pages, files of directions, or folders of pictures"
 IMPORTED = (".pt", ".pth", ".pkl", ".ckpt", ".bin", ".tar")  # checkpoints of others
+LONGEST = 80  # letters of the name of a file
 OPEN = 4  # Styles that are kept in memory at once
 
 
@@ -230,14 +231,18 @@ class Shelf:
     def saving(self, name: str, suffix: str) -> Path:
         """The file that something may be saved as, in the one folder for that, which is made.
 
-        name: of letters, digits, spaces, "-", "_" and "." between them. Raises Problem for another, for one that
-        is taken, and where the studio saves nothing.
+        name: of letters, digits, and spaces, "-", "_" and "." between them; with the suffix or without. Raises Problem
+        for another, for one that is taken, and where the studio saves nothing.
         """
         if self.folder is None:
             raise Problem("this studio saves nothing: start it with --save FOLDER")
-        fine = name and len(name) <= 80 and name[0].isalnum() and name[-1].isalnum()
+        name = name.removesuffix(suffix)
+        fine = name and len(name) <= LONGEST and name[0].isalnum() and name[-1].isalnum()
         if not fine or not all(letter.isalnum() or letter in " -_." for letter in name) or ".." in name:
-            raise Problem(f"the name {printable(name)[:80]!r}: use letters, digits, spaces, '-' and '_'")
+            raise Problem(
+                f"the name {printable(name)[:LONGEST]!r}: use up to {LONGEST} letters and digits, and spaces, '-', '_' "
+                "and '.' between them"
+            )
         path = self.folder / f"{name}{suffix}"
         if path.exists():
             raise Problem(f"there is a {path.name!r} already: choose another name")

@@ -78,9 +78,10 @@ def create_app(shelf: Shelf, token: str | None = None) -> ASGIApp:
     page.state_session_capacity = SESSIONS
     page.queue(max_size=WAITING, default_concurrency_limit=2, api_open=False)
     page._queue.pending_messages_per_session.max_size = SESSIONS
-    styled = "".join(getattr(tab, "CSS", "") for tab in TABS)
+    styled, scripts = ("".join(getattr(tab, name, "") for tab in TABS) for name in ("CSS", "JS"))
+    head = f"{look.HEAD}<style>{styled}</style><script>{scripts}</script>"
     gr.mount_gradio_app(
-        app, page, "/", theme=look.theme(), head=f"{look.HEAD}<style>{styled}</style>", footer_links=[],
+        app, page, "/", theme=look.theme(), head=head, footer_links=[],
         max_file_size=MAX_UPLOAD, run_history=False, enable_monitoring=False, mcp_server=False, ssr_mode=False,
         pwa=False, allowed_paths=[], i18n=WORDS, show_error=False,  # but for ours, gr.Error: others may tell of paths
     )  # fmt: skip

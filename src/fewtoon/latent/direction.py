@@ -87,7 +87,9 @@ def layers_of(text: str, size: int) -> tuple[int, ...]:
             raise Problem(f"layers {text!r}: {part!r} is no layer; write 0-3,8 or 4px-16px or all")
         first, last = int(match[1]), int(match[3] or match[1])
         known = sizes if match[2] else list(range(count))
-        if first not in known or last not in known or last < first:
+        if last < first:
+            raise Problem(f"layers {text!r}: {part.strip()!r} goes down; write the lower one first")
+        if first not in known or last not in known:
             told = ", ".join(f"{one}px" for one in sizes) if match[2] else f"0 to {count - 1}"
             raise Problem(f"layers {text!r}: {part.strip()!r} is not in this style, which has {told}")
         if match[2]:

@@ -81,6 +81,13 @@ class Settings(NamedTuple):
         return cls._make([*values[:count], tuple(values[count:])])
 
 
+def _slider(low: float, high: float, **options: Any) -> gr.Slider:
+    """A slider of which any value arrives: what is wrong with it is told beside the picture."""
+    slider = gr.Slider(low, high, interactive=True, **options)
+    slider.preprocess = lambda payload: payload  # type: ignore[method-assign]
+    return slider
+
+
 def build(shelf: Shelf) -> None:
     room = Room(shelf)
     names = room.generators()
@@ -103,22 +110,20 @@ def build(shelf: Shelf) -> None:
                 # Without a precision: Gradio would make another seed of 1.5, and the page still say 1.5.
                 seed = gr.Number(0, label="Seed", min_width=120)
                 another = gr.Button("Another", min_width=100)
-            truncation = gr.Slider(
+            truncation = _slider(
                 0, 1.5, value=0.7, step=0.01, label="Truncation", info="0: the average picture"
             )
             group = gr.Dropdown([NONE], value=NONE, label="Group", visible=False)
             sliders = [
-                gr.Slider(-3, 3, value=0, step=0.05, label=f"direction {i}", visible=False, interactive=True)
+                _slider(-3, 3, value=0, step=0.05, label=f"direction {i}", visible=False)
                 for i in range(NAMED)
             ]
             more = gr.HTML()
             with gr.Accordion("Components (SeFa, GANSpace)", open=False):
                 by = gr.Radio(["sefa", "ganspace"], value="sefa", label="Found by")
-                component = gr.Slider(0, COMPONENTS - 1, value=0, step=1, label="Component")
+                component = _slider(0, COMPONENTS - 1, value=0, step=1, label="Component")
                 layers = gr.Textbox("all", label="Layers", info="all, 0-3,8 or 4px-16px", max_length=60)
-                strength = gr.Slider(
-                    -6, 6, value=0, step=0.05, label="Strength", info="in standard deviations"
-                )
+                strength = _slider(-6, 6, value=0, step=0.05, label="Strength", info="in standard deviations")
             with gr.Accordion("Second parent", open=False):
                 parent = gr.Checkbox(False, label="Mix with a second seed")
                 other = gr.Number(1, label="Its seed")
@@ -126,7 +131,7 @@ def build(shelf: Shelf) -> None:
             with gr.Accordion("Swap layers with another style", open=False):
                 swap = gr.Dropdown([NONE, *names], value=NONE, label="Style above the resolution")
                 resolution = gr.Dropdown([NONE], value=NONE, label="Resolution")
-                width = gr.Slider(0, 4, value=0, step=0.05, label="Smoothness", info="0: a hard switch")
+                width = _slider(0, 4, value=0, step=0.05, label="Smoothness", info="0: a hard switch")
             with gr.Accordion("Edit by words", open=False):
                 if shelf.clip is None:
                     gr.HTML(
@@ -137,9 +142,9 @@ def build(shelf: Shelf) -> None:
                     )
                 text = gr.Textbox(label="Words", placeholder="a smiling face", max_length=WORDS)
                 neutral = gr.Textbox(label="What it shows already", placeholder="a face", max_length=WORDS)
-                effort = gr.Slider(*STEPS, value=60, step=10, label="Steps")
+                effort = _slider(*STEPS, value=60, step=10, label="Steps")
                 go = gr.Button("Edit", interactive=shelf.clip is not None)
-                alpha = gr.Slider(
+                alpha = _slider(
                     -1, 2, value=0, step=0.05, label="How far", info="-1: not at all, 0: to the end"
                 )
                 edit = gr.State("")
@@ -153,7 +158,7 @@ def build(shelf: Shelf) -> None:
                     "none: start with --save FOLDER" if shelf.folder is None else shelf.folder.resolve().name
                 )
                 gr.HTML(look.sheet(f'<p class="soft">Into the folder {escape(into)}.</p>'))
-                name = gr.Textbox(label="Name", max_length=80)
+                name = gr.Textbox(label="Name", max_length=200)
                 with gr.Row():
                     save = gr.Button("Save the picture")
                     keep = gr.Button("Save the swap as a style")
@@ -180,7 +185,12 @@ def build(shelf: Shelf) -> None:
     another.click(lambda: random.randrange(LARGEST_SEED), None, seed, **quiet).then(**drawn, **live)
     # Half a list of layers means nothing, and finding components anew takes a while: they are read when they are whole.
     written = (layers, mix_layers)
-    moved = [cast(Any, one).input for one in values if one not in (style, edit, *written)]
+    moved = [
+        # A slider that is set back, or whose number is corrected, changes without an input.
+        cast(Any, one).change if isinstance(one, gr.Slider) else cast(Any, one).input
+        for one in values
+        if one not in (style, edit, *written)
+    ]
     gr.on([*moved, *(event for one in written for event in (one.submit, one.blur))], **drawn, **live)
     go.click(
         room.edit, [text, neutral, effort, *values], edit, api_visibility="private", concurrency_limit=1,
@@ -384,8 +394,8 @@ class Room:
             raise Problem("nothing is swapped: choose another style under 'Swap layers' first")
         path = self.shelf.saving(str(name or "").strip(), ".safetensors")
         made.save(path)
-        self.shelf.add(path)
-        return look.note(f"saved as {path.name}; it is among the styles now")
+        (thing,) = self.shelf.add(path)
+        return look.note(f"saved as {path.name}; among the styles it is {thing.name!r}")
 
 
 def reach(direction: Direction) -> tuple[float, float]:

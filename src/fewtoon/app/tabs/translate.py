@@ -37,11 +37,14 @@ API = {
 AT_ONCE = 2  # photos that are looked at at the same time; the network draws one after the other
 
 CSS = """
+#photo button > .wrap { min-height: 0; height: 100%; }
+#photo .source-selection { position: relative; z-index: 1; }
 .faces { position: relative; display: inline-block; max-width: 100%; }
 .faces img { display: block; max-width: 100%; max-height: 24rem; border-radius: .35rem; }
 .faces svg { position: absolute; inset: 0; width: 100%; height: 100%; }
 .faces rect { fill: none; stroke: var(--accent); stroke-width: 2; vector-effect: non-scaling-stroke; }
-.faces text { fill: #fff; stroke: #000; stroke-width: .2em; paint-order: stroke; font-weight: 600; }
+.sheet .faces svg text { fill: #fff; stroke: #000; stroke-width: .2em; paint-order: stroke; font-weight: 600;
+  font-size: var(--size); }
 .styles { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)); gap: 1rem; }
 .compare { position: relative; --cut: 50%; }
 .compare img { display: block; width: 100%; image-rendering: auto; }
@@ -51,6 +54,20 @@ CSS = """
 .compare + input { width: 100%; accent-color: var(--accent); margin: .4rem 0 0; }
 a.save { display: inline-block; margin: .2rem 0; padding: .35rem .8rem; border: 1px solid var(--line);
   border-radius: .4rem; background: var(--card); text-decoration: none; }
+"""
+
+# Gradio has a button for what everybody does with keys.
+JS = """
+addEventListener("paste", event => {
+  const file = [...event.clipboardData?.files ?? []].find(one => one.type.startsWith("image/"));
+  const input = document.querySelector("#photo input[type=file]");
+  if (!file || !input || !document.getElementById("photo").offsetParent) return;
+  const files = new DataTransfer();
+  files.items.add(file);
+  input.files = files.files;
+  input.dispatchEvent(new Event("change", {bubbles: true}));
+  event.preventDefault();
+});
 """
 
 
@@ -76,7 +93,7 @@ def build(shelf: Shelf) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             photo = photo_input(
-                sources=["upload", "webcam", "clipboard"], label="Photo", height=240,
+                sources=["upload", "webcam"], label="Photo", height=240, elem_id="photo",
                 webcam_options=gr.WebcamOptions(mirror=False), buttons=[],
             )  # fmt: skip
             drawers = easel.names()
@@ -94,7 +111,9 @@ def build(shelf: Shelf) -> None:
             )  # fmt: skip
         with gr.Column(scale=3, min_width=280):
             said = gr.HTML(
-                look.sheet('<p class="soft">Choose a photo of a face, drop it, paste it, or take one.</p>')
+                look.sheet(
+                    '<p class="soft">Choose a photo of a face, drop it, paste it with Ctrl+V, or take one.</p>'
+                )
             )
             faces = gr.HTML()
             drawings = gr.HTML()
@@ -179,6 +198,7 @@ class Easel:
             told[f"{SIDE_BY_SIDE} styles are drawn at once: untick one of them for {left}"] = None
         found: list[Seen] = []  # of the first style that finds any
         columns: list[list[tuple[str, Seen, Drawn]]] = []
+        whole: list[list[tuple[str, Seen, Drawn]]] = []  # of styles that look for no faces
         pictures: dict[int | None, np.ndarray] = {}  # the photo as large as a style needs it
         for name in names[:SIDE_BY_SIDE]:
             try:
@@ -193,14 +213,20 @@ class Easel:
             except Problem as problem:  # one that is damaged does not keep the others from drawing
                 told[self.shelf.said(problem)] = None
                 continue
+            column = [(name, face, one) for face, one in zip(faces, drawn)]
+            if faces[0].cutout.face is None:
+                whole.append(column)
+                told |= dict.fromkeys(faces[0].advice)
+                continue
+            columns.append(column)
             found = found or all_faces
-            columns.append([(name, face, one) for face, one in zip(faces, drawn)])
         seen = _largest(found)
         for number, face in enumerate(seen, 1):
             told |= {f"face {number}: {one}" if len(seen) > 1 else one: None for one in face.advice}
         # Where faces are looked for, the photo was decoded whole.
-        photo = _with_boxes(pictures[None], seen, len(found)) if seen and seen[0].cutout.face else ""
-        return "".join(map(look.note, told)), photo, _gallery(columns)
+        photo = _with_boxes(pictures[None], seen, len(found)) if seen else ""
+        drawings = _gallery(columns) + _gallery(whole, "The whole photo" if columns else "")
+        return "".join(map(look.note, told)), photo, drawings
 
     def _draw(self, translator: Translator, faces: list[Seen], group: str | None) -> list[Drawn]:
         return self._pen.submit(translator.draw, faces, group).result()
@@ -265,9 +291,10 @@ def _with_boxes(picture: np.ndarray, faces: Sequence[Seen], count: int) -> str:
     for number, seen in enumerate(faces, 1):
         assert seen.cutout.face is not None
         left, top, right, bottom = seen.cutout.face.box
+        letters = max(height, width) / 22
         marks.append(
             f'<rect x="{left:.0f}" y="{top:.0f}" width="{right - left:.0f}" height="{bottom - top:.0f}"/>'
-            f'<text x="{left:.0f}" y="{top:.0f}" font-size="{max(height, width) / 22:.0f}">{number}</text>'
+            f'<text x="{left + letters / 5:.1f}" y="{top + letters:.1f}" style="--size:{letters:.1f}px">{number}</text>'
         )
     told = f"{count} face{'s' if count > 1 else ''} found"
     if count > len(faces):
@@ -286,14 +313,18 @@ def _photo(picture: Image.Image) -> str:
     return data_uri(file.getvalue(), "image/jpeg")
 
 
-def _gallery(columns: Sequence[Sequence[tuple[str, Seen, Drawn]]]) -> str:
-    """For each face a row, in it for each Style the drawing over the photo, with a slider between them."""
+def _gallery(columns: Sequence[Sequence[tuple[str, Seen, Drawn]]], title: str = "") -> str:
+    """For each face a row, in it for each Style the drawing over the photo, with a slider between them.
+
+    title: over a row; of several, each has its number.
+    """
     rows = []
     most = max(map(len, columns), default=0)
     for number in range(most):
         cells = [_compare(*column[number], number + 1, most) for column in columns if number < len(column)]
-        title = f"<h3>Face {number + 1}</h3>" if most > 1 else ""
-        rows.append(f'{title}<div class="styles">{"".join(cells)}</div>')
+        over = f"Face {number + 1}" if most > 1 else title
+        head = f"<h3>{over}</h3>" if over else ""
+        rows.append(f'{head}<div class="styles">{"".join(cells)}</div>')
     return look.sheet("".join(rows))
 
 

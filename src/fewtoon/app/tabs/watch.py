@@ -69,13 +69,13 @@ def build(shelf: Shelf) -> None:
     # The clock reads these alone: a widget may hold what belongs to the training that was chosen before.
     asked = gr.State(Asked(names[0]))
     latest = gr.State(())  # what the page shows, so that nothing is drawn twice
-    all_of = [facts, kid, chosen, losses, number, preview, latest]
+    all_of = [facts, kid, chosen, losses, number, preview, stop, resume, latest]
     gr.on(None, functools.partial(tower.choose, names[0]), None, [log, until, asked, *all_of], **quiet)
     run.input(tower.choose, run, [log, until, asked, *all_of], **quiet)
     gr.Timer(SECONDS).tick(tower.tick, [asked, latest], all_of, **quiet)
     for widget in (chosen, log):
         widget.input(tower.choose_losses, [asked, chosen, log], [losses, asked], **quiet)
-    number.input(tower.choose_preview, [asked, number], [preview, asked], **quiet)
+    number.input(tower.choose_preview, [asked, number, latest], [preview, asked], **quiet)
     stop.click(tower.stop, run, facts, **quiet)
     resume.click(tower.resume, [run, until], facts, **quiet)
     several.input(tower.choose_several, [several, what, log], [what, compared], **quiet)
@@ -142,16 +142,18 @@ class Tower:
             previews = training.previews()
         except Problem as problem:  # one that is damaged does not keep the others from being seen
             told = look.note(self.shelf.said(problem))
-            return told, "", gr.update(choices=[], value=[]), "", gr.skip(), "", ()
+            none = gr.update(choices=[], value=[])
+            return told, "", none, "", gr.skip(), "", gr.skip(), gr.skip(), ()
         count = len(previews)
         now = (seen.state, seen.step, seen.best, seen.health, seen.error, count)
         if now == tuple(latest):
-            return (gr.skip(),) * 7
+            return (gr.skip(),) * 9
         found = training.losses()
         losses = list(found)[:AT_ONCE] if asked.losses is None else list(asked.losses)
         slider = gr.update(maximum=max(2, count))
         if asked.number is None:
             slider["value"] = max(1, count)
+        runs = seen.state in ("running", "starting")
         return (
             self._facts(seen),
             _kid(training),
@@ -159,6 +161,8 @@ class Tower:
             _losses(found, losses, asked.log),
             slider,
             _preview(previews, count) if asked.number is None else gr.skip(),
+            gr.update(interactive=runs),
+            gr.update(interactive=not runs),
             now,
         )
 
@@ -166,12 +170,14 @@ class Tower:
         names = tuple(losses or ())[:AT_ONCE]
         return self.losses(asked.name, names, log), replace(asked, losses=names, log=bool(log))
 
-    def choose_preview(self, asked: Asked, number: float) -> tuple[str, Asked]:
-        """Another preview; the last one is followed by newer ones."""
+    def choose_preview(self, asked: Asked, number: float, latest: tuple[Any, ...] = ()) -> tuple[str, Asked]:
+        """Another preview; the last one that the page knows of is followed by newer ones."""
         number = _whole(number)
         previews = self._training(asked.name).previews()
-        asked = replace(asked, number=number if number < len(previews) else None)
-        return _preview(previews, number), asked
+        known = min(latest[-1], len(previews)) if latest else len(previews)
+        if number >= known:
+            return _preview(previews, len(previews)), replace(asked, number=None)
+        return _preview(previews, number), replace(asked, number=number)
 
     def stop(self, name: str) -> str:
         self._training(name).stop()
