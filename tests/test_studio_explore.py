@@ -418,9 +418,9 @@ def test_a_person_explores(folder: Path, tmp_path: Path) -> None:
             "now => [...document.querySelectorAll('.bench img')].pop()?.src === now", arg=now
         )
         page.get_by_label("Style", exact=True).focus()
-        page.get_by_role("option", name="drawn").wait_for()
+        page.get_by_role("option", name="faces").wait_for()
         page.keyboard.press("Tab")
-        page.get_by_role("option", name="drawn").wait_for(state="detached")
+        page.get_by_role("option", name="faces").wait_for(state="detached")
         page.get_by_role("button", name="Components").click()
         page.wait_for_timeout(500)  # nobody presses a key while it opens: what is in it has just been made
         page.get_by_role("slider", name="Strength").press("ArrowRight")
