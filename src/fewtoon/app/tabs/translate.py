@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from html import escape
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import gradio as gr
 import numpy as np
@@ -29,11 +29,8 @@ TITLE = "Translate"
 SIDE_BY_SIDE = 4  # Styles at once
 FACES = 12  # of one photo, the largest: a page with hundreds of pictures helps nobody
 SHOWN = 720  # pixels of the longer side of a photo on the page
-API = {
-    "style": "",
-    "group": styles.AUTO,
-    "framing": styles.AUTO,
-}  # of /translate, with what stands for nothing said
+# What /translate takes beside a photo, and what stands for nothing said.
+API = {"style": "", "group": styles.AUTO, "framing": styles.AUTO}
 AT_ONCE = 2  # photos that are looked at at the same time; the network draws one after the other
 
 CSS = """
@@ -143,6 +140,14 @@ def build(shelf: Shelf) -> None:
         )
 
 
+class Cell(NamedTuple):
+    """The drawing of a face by a Style."""
+
+    name: str
+    seen: Seen
+    drawn: Drawn
+
+
 class Easel:
     """What the widgets of this tab do."""
 
@@ -196,30 +201,22 @@ class Easel:
         if len(names) > SIDE_BY_SIDE:
             left = ", ".join(names[SIDE_BY_SIDE:])
             told[f"{SIDE_BY_SIDE} styles are drawn at once: untick one of them for {left}"] = None
-        found: list[Seen] = []  # of the first style that finds any
-        columns: list[list[tuple[str, Seen, Drawn]]] = []
-        whole: list[list[tuple[str, Seen, Drawn]]] = []  # of styles that look for no faces
+        found: list[Seen] = []  # of the first style that looks for faces
+        columns: list[list[Cell]] = []
+        whole: list[list[Cell]] = []  # of styles that take the photo as it is
         pictures: dict[int | None, np.ndarray] = {}  # the photo as large as a style needs it
         for name in names[:SIDE_BY_SIDE]:
             try:
-                translator = self.shelf.translator(name, _own(framing))
-                draft = translator.cutter.draft
-                if draft not in pictures:
-                    pictures[draft] = self.photos.get(key, draft)
-                all_faces = translator.look(pictures[draft])
-                faces = _largest(all_faces)
-                own = group if group in translator.style.groups else None
-                drawn = self._draw(translator, faces, own)
+                faces, column = self._column(name, key, group, framing, pictures)
             except Problem as problem:  # one that is damaged does not keep the others from drawing
                 told[self.shelf.said(problem)] = None
                 continue
-            column = [(name, face, one) for face, one in zip(faces, drawn)]
             if faces[0].cutout.face is None:
                 whole.append(column)
                 told |= dict.fromkeys(faces[0].advice)
-                continue
-            columns.append(column)
-            found = found or all_faces
+            else:
+                columns.append(column)
+                found = found or faces
         seen = _largest(found)
         for number, face in enumerate(seen, 1):
             told |= {f"face {number}: {one}" if len(seen) > 1 else one: None for one in face.advice}
@@ -227,6 +224,19 @@ class Easel:
         photo = _with_boxes(pictures[None], seen, len(found)) if seen else ""
         drawings = _gallery(columns) + _gallery(whole, "The whole photo" if columns else "")
         return "".join(map(look.note, told)), photo, drawings
+
+    def _column(
+        self, name: str, key: str, group: str, framing: str, pictures: dict[int | None, np.ndarray]
+    ) -> tuple[list[Seen], list[Cell]]:
+        """All faces that a Style finds in a photo, and its drawings of the largest. pictures: decoded so far."""
+        translator = self.shelf.translator(name, _own(framing))
+        draft = translator.cutter.draft
+        if draft not in pictures:
+            pictures[draft] = self.photos.get(key, draft)
+        faces = translator.look(pictures[draft])
+        shown, own = _largest(faces), group if group in translator.style.groups else None
+        drawn = self._draw(translator, shown, own)
+        return faces, [Cell(name, face, one) for face, one in zip(shown, drawn)]
 
     def _draw(self, translator: Translator, faces: list[Seen], group: str | None) -> list[Drawn]:
         return self._pen.submit(translator.draw, faces, group).result()
@@ -313,7 +323,7 @@ def _photo(picture: Image.Image) -> str:
     return data_uri(file.getvalue(), "image/jpeg")
 
 
-def _gallery(columns: Sequence[Sequence[tuple[str, Seen, Drawn]]], title: str = "") -> str:
+def _gallery(columns: Sequence[Sequence[Cell]], title: str = "") -> str:
     """For each face a row, in it for each Style the drawing over the photo, with a slider between them.
 
     title: over a row; of several, each has its number.
