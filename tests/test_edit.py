@@ -730,7 +730,7 @@ def test_latents_are_taken_and_given(files: Path, tmp_path: Path, capsys: pytest
         (["a.safetensors", "--text", "x", "--strength", "x"], ("--strength 'x'",)),
         (["a.safetensors", "--text", "x", "--strength", "nan"], ("nan",)),
         (["a.safetensors", "--text", "x", "--layers", "6"], ("'6'", "0 to 5")),
-        (["a.safetensors", "--text", "x", "--layers", "x"], ("--layers 'x'",)),
+        (["a.safetensors", "--text", "x", "--layers", "x"], ("layers 'x'",)),
         (["a.safetensors", "--text", "x", "--steps", "0"], ("steps 0",)),
         (["a.safetensors", "--text", "x", "--truncation", "9"], ("9",)),
         (["a.safetensors", "--text", "x", "--identity", "a.safetensors"], ("no MobileFaceNet",)),
