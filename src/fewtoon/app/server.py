@@ -46,9 +46,9 @@ def addresses(host: str, port: int) -> list[str]:
 
 def _outward(host: str) -> list[str]:
     """The address that this machine has for others, as its routes say; none where it is in no network."""
-    family, somewhere = (
-        (socket.AF_INET6, "2001:db8::1") if ":" in host else (socket.AF_INET, "192.0.2.1")
-    )  # kept for documentation: nobody is there
+    # Addresses that are kept for documentation: nobody is there.
+    six = ":" in host
+    family, somewhere = (socket.AF_INET6, "2001:db8::1") if six else (socket.AF_INET, "192.0.2.1")
     with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as line:
         line.connect((somewhere, 9))  # of a datagram: nothing is sent
         return [str(line.getsockname()[0])]

@@ -48,9 +48,8 @@ class _Open:
 
     stamp: str  # of its file when it was read
     style: Style
-    translators: dict[str | None, Translator] = field(
-        default_factory=dict
-    )  # framing -> one, when a photo is sent
+    # By framing, from when somebody first sends a photo.
+    translators: dict[str | None, Translator] = field(default_factory=dict)
     source: Source | None = None  # when somebody first explores it
 
 
@@ -120,9 +119,9 @@ class Shelf:
         for thing in taken.values():
             if thing.path.resolve() == path.resolve():
                 return thing
-        name, told = printable(_called(kind, path)), printable(path.resolve().parent.name)
-        tries = (f"{name} ({told}, {number})" for number in itertools.count(2))
-        name = next(one for one in itertools.chain((name, f"{name} ({told})"), tries) if one not in taken)
+        name, folder = printable(_called(kind, path)), printable(path.resolve().parent.name)
+        more = (f"{name} ({folder}, {number})" for number in itertools.count(2))
+        name = next(one for one in itertools.chain((name, f"{name} ({folder})"), more) if one not in taken)
         taken[name] = thing = Thing(kind, name, path)
         return thing
 
