@@ -422,6 +422,9 @@ def test_a_person_explores(folder: Path, tmp_path: Path) -> None:
         page.keyboard.press("Tab")
         page.get_by_role("option", name="faces").wait_for(state="detached")
         page.get_by_role("button", name="Components").click()
+        page.get_by_label("number input for Component").fill("1000000000")
+        page.keyboard.press("Tab")
+        assert page.get_by_label("number input for Component").input_value() == "7"
         page.wait_for_timeout(500)  # nobody presses a key while it opens: what is in it has just been made
         page.get_by_role("slider", name="Strength").press("ArrowRight")
         now = changed(now)
@@ -429,9 +432,20 @@ def test_a_person_explores(folder: Path, tmp_path: Path) -> None:
         page.get_by_label("Style above the resolution").click()
         page.get_by_role("option", name="drawn").click()
         now = changed(now)
+        bare = now
         page.get_by_role("button", name="Caption").click()
         page.get_by_label("Above", exact=True).press_sequentially("Hello")
+        now = changed(now)
+        page.get_by_label("Above", exact=True).press("Backspace")
+        now = changed(now)
+        page.get_by_label("Above", exact=True).press("ControlOrMeta+a")
+        page.keyboard.insert_text("as a whole")  # as when it is pasted
         changed(now)
+        page.get_by_label("Above", exact=True).press("ControlOrMeta+a")
+        page.keyboard.press("Delete")
+        page.wait_for_function(
+            "now => [...document.querySelectorAll('.bench img')].pop()?.src === now", arg=bare
+        )
         page.get_by_role("button", name="Save").first.click()
         page.get_by_label("Name", exact=True).fill("my own")
         page.get_by_role("button", name="Save the swap as a style").click()

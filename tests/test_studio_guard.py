@@ -639,6 +639,7 @@ def test_what_is_no_good_upload(top: Path, url: str) -> None:
 def test_an_upload_that_never_ends(top: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those who only begin to send keep nobody out for long."""
     monkeypatch.setattr(guard, "SLOW", 1.0)
+    monkeypatch.setattr(guard, "WAIT", 0.2)
     head = (
         b"POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: " + FORM.encode() + b"\r\n"
         b"Content-Length: 1000000\r\n\r\n" + form(b"a")[:-9]

@@ -203,6 +203,8 @@ def test_a_program_chooses_the_framing(folder: Path, client: Client, tmp_path: P
     assert facts["faces"] == [None]
     with pytest.raises(AppError, match="framing 'head'"):
         client.predict(photo, "ink", "auto", "head", api_name="/translate")
+    with pytest.raises(AppError, match="no photo came: send one with handle_file"):
+        client.predict(str(folder / "us.png"), "ink", "auto", api_name="/translate")
 
 
 @pytest.mark.parametrize(
@@ -235,7 +237,8 @@ def test_each_style_fails_by_itself(folder: Path, tmp_path: Path, monkeypatch: p
     Path(files[0]).write_bytes(b"xy")
     key = easel.photos.take(str(tmp_path / "us.png"))
     told, photo, drawings = easel.show(key, names[:2], "auto")
-    assert "'style 0' is not a style" in unescape(told)
+    assert "style 'style 0' is torn or not safetensors" in unescape(told)
+    assert "copy it again" in told
     assert str(tmp_path) not in told
     assert "3 faces found" in photo
     assert drawings.count("<figure>") == 3
@@ -245,6 +248,10 @@ def test_each_style_fails_by_itself(folder: Path, tmp_path: Path, monkeypatch: p
     told, _, drawings = easel.show(key, names[1:], "auto")
     assert f"{SIDE_BY_SIDE} styles are drawn at once: untick one of them for style 5" in told
     assert drawings.count("<figure>") == 3 * SIDE_BY_SIDE
+    Path(files[0]).unlink()
+    told, _, drawings = easel.show(key, names[:2], "auto")
+    assert "the file of 'style 0' is gone: put it back" in unescape(told)
+    assert drawings.count("<figure>") == 3
 
 
 def test_styles_that_look_for_faces_and_others_side_by_side(

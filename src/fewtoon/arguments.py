@@ -23,12 +23,22 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see '{self.prog} --help'\n")
 
 
+class Verb(Parser):
+    """The parser of one verb, which tells of what it does not know itself: its own help is the one to look into."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
+
+
 def parser(run: Mapping[str, Callable[[argparse.Namespace], int]]) -> Parser:
     """The parser of the whole command line; `run` holds the function of each verb, which becomes `args.run`."""
     top = Parser(prog="fewtoon", description="Photos of faces into drawings in one artist's style.")
     top.add_argument("--version", action="version", version=f"fewtoon {fewtoon.__version__}")
     top.set_defaults(run=None)
-    verbs = top.add_subparsers(title="verbs", metavar="VERB", parser_class=Parser)
+    verbs = top.add_subparsers(title="verbs", metavar="VERB", parser_class=Verb)
 
     def verb(name: str, text: str, example: str) -> argparse.ArgumentParser:
         sub = verbs.add_parser(

@@ -98,7 +98,7 @@ def _font_for(text: str) -> str | None:
             continue
     if lacking:
         raise Problem(
-            f"no font of this machine has {lacking[:20]!r}: leave it out of the caption, or install Noto Sans"
+            f"no font of this machine has {lacking[:20]!r}: leave it out of the caption, or install a font that has it"
         )
     return None
 

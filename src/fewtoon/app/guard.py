@@ -33,6 +33,7 @@ MAX_UPLOAD = 20 * 2**20  # bytes of a picture; Gradio's page tells it in these u
 AROUND = 10_000  # bytes of a form around it
 MAX_CALL = 1_000_000  # bytes of any other request
 UPLOADS = 32  # at once
+WAIT = 10.0  # seconds that one more waits for its turn
 SLOW = 120.0  # seconds in which a request must have come
 COOKIE = "fewtoon-token"
 
@@ -213,6 +214,9 @@ class Guard:
         if not headers.get("content-type", "").lower().startswith("multipart/form-data"):
             raise Refused(415, "a file is sent as multipart/form-data")
         _check_length(headers, MAX_UPLOAD + AROUND)
+        with anyio.move_on_after(WAIT):
+            while self.uploading >= UPLOADS:
+                await anyio.sleep(0.05)
         if self.uploading >= UPLOADS:
             raise Refused(503, "too many pictures are being sent: try again in a moment")
         if self.spool.full:

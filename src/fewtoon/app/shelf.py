@@ -119,7 +119,7 @@ class Shelf:
         for thing in taken.values():
             if thing.path.resolve() == path.resolve():
                 return thing
-        name, folder = printable(_called(kind, path)), printable(path.resolve().parent.name)
+        name, folder = map(printable, _called(kind, path))
         more = (f"{name} ({folder}, {number})" for number in itertools.count(2))
         name = next(one for one in itertools.chain((name, f"{name} ({folder})"), more) if one not in taken)
         taken[name] = thing = Thing(kind, name, path)
@@ -201,6 +201,8 @@ class Shelf:
 
     def _opened(self, name: str) -> _Open:
         path = self.path("style", name)
+        if not path.exists():
+            raise Problem(f"the file of {name!r} is gone: put it back, or start the studio without it")
         now = stamp(path)
         found = self._open.get(name)
         if found is None or found.stamp != now:
@@ -259,16 +261,19 @@ def unknown(kind: str, name: str, names: Sequence[str]) -> Problem:
     return Problem(f"no {kind} {printable(name)[:80]!r} here: {known}")
 
 
-def _called(kind: Kind, path: Path) -> str:
-    """What somebody would call a thing that lies at a path."""
-    folder = path.resolve().parent
+def _called(kind: Kind, path: Path) -> tuple[str, str]:
+    """What somebody would call a thing that lies at a path, and the folder that tells it from others."""
+    path = path.resolve()
+    name = path.name.removesuffix(named.ENDING) if kind == "directions" else path.stem
     if path.is_dir():
-        return path.resolve().name
-    if kind == "page" and path.name in ("report.html", "study.html"):  # called like their folders
-        return folder.parent.name if folder.name == "report" else folder.name
-    if kind == "style" and path.stem in ("best", "last") and Run(folder).started:
-        return f"{folder.name} ({path.stem})"
-    return path.name.removesuffix(named.ENDING) if kind == "directions" else path.stem
+        name = path.name
+    elif kind == "page" and path.name in ("report.html", "study.html"):  # called like their folders
+        path = path.parent.parent if path.parent.name == "report" else path.parent
+        name = path.name
+    elif kind == "style" and name in ("best", "last") and Run(path.parent).started:
+        path = path.parent
+        name = f"{path.name} ({name})"
+    return name, path.parent.name
 
 
 def _recognised(path: Path) -> list[tuple[Kind, Path]]:
@@ -290,6 +295,8 @@ def _recognised(path: Path) -> list[tuple[Kind, Path]]:
                 raise
             raise Problem(f"{printable(path)!r} is nothing that the studio knows: {KNOWN}") from None
         return [("style", path)]
+    if not path.is_dir():
+        raise Problem(f"{printable(path)!r} is neither a file nor a folder: {KNOWN}")
     if Run(path).started:
         found, page = [("run", path)], path / "report" / "report.html"
     elif (path / "pack.json").is_file():

@@ -53,7 +53,9 @@ class Training:
         self._read = 0  # bytes of the log
         # When the log was written to, and the step, at the first look.
         self._first: tuple[float, int] | None = None
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: subprocess.Popen[bytes] | None = None  # the training that was resumed here,
+        self._goal: int | None = None  # until which step,
+        self._ran = False  # and whether it was seen to hold the run
         self._asked: tuple[int, float] | None = None  # the process that was asked to stop, and when it began
 
     # --- looking -----------------------------------------------------------------------------------------
@@ -64,11 +66,13 @@ class Training:
         config = self.run.config()
         asked = config["train"].get("steps")
         steps = asked if _number(asked) and isinstance(asked, int) else 0
+        if self._goal is not None and self._child is not None and self._child.poll() is None:
+            steps = self._goal  # it is written down when all is read
         running = self.run.holder() is not None
         logged = max((line["step"] for line in self.lines), default=0)
         saved = self.run.saved_step()  # less than what is logged after a kill, more after a stop
-        step = logged if running or saved is None else saved
-        speed = self._speed(step) if running else None
+        step = max(logged, saved or 0) if running or saved is None else saved
+        speed = self._speed(logged) if running else None
         kids = [(float(line["kid"]), int(line["step"])) for line in self.lines if _number(line.get("kid"))]
         healths = [line["health"] for line in self.lines if isinstance(line.get("health"), str)]
         skipped = [line["skipped"] for line in self.lines if _number(line.get("skipped"))]
@@ -219,6 +223,7 @@ class Training:
                 self._child = subprocess.Popen(
                     words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
                 )
+            self._goal, self._ran = steps, False
         except OSError as error:
             raise Problem(f"the training cannot be started ({error.strerror}): free some space") from None
 
@@ -247,6 +252,8 @@ class Training:
         """The last words of a training that was resumed here and failed."""
         if running or self._child is None or self._child.poll() in (None, 0, 130):
             return None
+        if self._child.returncode < 0:
+            return f"it was ended by signal {-self._child.returncode}, without a word of its own"
         with suppress(OSError):
             text = (self.run.path / OUTPUT).read_text(encoding="utf-8", errors="replace")
             lines = [line for line in text[-4000:].splitlines() if line.strip()]
@@ -255,8 +262,9 @@ class Training:
 
     def _state(self, running: bool, done: bool) -> str:
         if running:
+            self._ran = True
             return "running"
-        if self._child is not None and self._child.poll() is None:
+        if self._child is not None and self._child.poll() is None and not self._ran:
             return "starting"
         return "finished" if done and self.run.last.is_file() else "stopped"
 

@@ -174,7 +174,7 @@ def count_of(source: Source) -> int:
 def finite(value: Any, low: float, high: float, what: str, kind: str = "a number") -> float:
     """A number from a page. Raises Problem for anything that is not from `low` to `high`."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        given = "is empty" if value in (None, "") else str(value)[:20]
+        given = "is empty" if value in (None, "") else str(value)[:40]
         raise Problem(f"{what} {given}: give {kind} from {low:.10g} to {high:.10g}")
     return float(value)
 

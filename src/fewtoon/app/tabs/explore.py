@@ -81,13 +81,6 @@ class Settings(NamedTuple):
         return cls._make([*values[:count], tuple(values[count:])])
 
 
-def _slider(low: float, high: float, **options: Any) -> gr.Slider:
-    """A slider of which any value arrives: what is wrong with it is told beside the picture."""
-    slider = gr.Slider(low, high, interactive=True, **options)
-    slider.preprocess = lambda payload: payload  # type: ignore[method-assign]
-    return slider
-
-
 def build(shelf: Shelf) -> None:
     room = Room(shelf)
     names = room.generators()
@@ -110,20 +103,22 @@ def build(shelf: Shelf) -> None:
                 # Without a precision: Gradio would make another seed of 1.5, and the page still say 1.5.
                 seed = gr.Number(0, label="Seed", min_width=120)
                 another = gr.Button("Another", min_width=100)
-            truncation = _slider(
+            truncation = gr.Slider(
                 0, 1.5, value=0.7, step=0.01, label="Truncation", info="0: the average picture"
             )
             group = gr.Dropdown([NONE], value=NONE, label="Group", visible=False)
             sliders = [
-                _slider(-3, 3, value=0, step=0.05, label=f"direction {i}", visible=False)
+                gr.Slider(-3, 3, value=0, step=0.05, label=f"direction {i}", visible=False, interactive=True)
                 for i in range(NAMED)
             ]
             more = gr.HTML()
             with gr.Accordion("Components (SeFa, GANSpace)", open=False):
                 by = gr.Radio(["sefa", "ganspace"], value="sefa", label="Found by")
-                component = _slider(0, COMPONENTS - 1, value=0, step=1, label="Component")
+                component = gr.Slider(0, COMPONENTS - 1, value=0, step=1, label="Component")
                 layers = gr.Textbox("all", label="Layers", info="all, 0-3,8 or 4px-16px", max_length=60)
-                strength = _slider(-6, 6, value=0, step=0.05, label="Strength", info="in standard deviations")
+                strength = gr.Slider(
+                    -6, 6, value=0, step=0.05, label="Strength", info="in standard deviations"
+                )
             with gr.Accordion("Second parent", open=False):
                 parent = gr.Checkbox(False, label="Mix with a second seed")
                 other = gr.Number(1, label="Its seed")
@@ -131,7 +126,7 @@ def build(shelf: Shelf) -> None:
             with gr.Accordion("Swap layers with another style", open=False):
                 swap = gr.Dropdown([NONE, *names], value=NONE, label="Style above the resolution")
                 resolution = gr.Dropdown([NONE], value=NONE, label="Resolution")
-                width = _slider(0, 4, value=0, step=0.05, label="Smoothness", info="0: a hard switch")
+                width = gr.Slider(0, 4, value=0, step=0.05, label="Smoothness", info="0: a hard switch")
             with gr.Accordion("Edit by words", open=False):
                 if shelf.clip is None:
                     gr.HTML(
@@ -142,9 +137,9 @@ def build(shelf: Shelf) -> None:
                     )
                 text = gr.Textbox(label="Words", placeholder="a smiling face", max_length=WORDS)
                 neutral = gr.Textbox(label="What it shows already", placeholder="a face", max_length=WORDS)
-                effort = _slider(*STEPS, value=60, step=10, label="Steps")
+                effort = gr.Slider(*STEPS, value=60, step=10, label="Steps")
                 go = gr.Button("Edit", interactive=shelf.clip is not None)
-                alpha = _slider(
+                alpha = gr.Slider(
                     -1, 2, value=0, step=0.05, label="How far", info="-1: not at all, 0: to the end"
                 )
                 edit = gr.State("")
@@ -168,9 +163,8 @@ def build(shelf: Shelf) -> None:
         style, group, seed, truncation, parent, other, mix_layers, by, component, layers, strength, swap, resolution,
         width, edit, alpha, translator, above, below, *sliders,
     ]  # fmt: skip
-    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    alone: dict[str, Any] = {**quiet, "concurrency_limit": 1, "concurrency_id": "explore"}
-    live: dict[str, Any] = {**alone, "trigger_mode": "always_last"}
+    one_by_one: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "explore"}
+    alone, live = {**look.QUIET, **one_by_one}, {**look.LIVE, **one_by_one}
     drawn: dict[str, Any] = {"fn": room.draw, "inputs": values, "outputs": [picture, said]}
     lists: dict[str, Any] = {"fn": room.lists, "inputs": style, "outputs": [missing, desk, style, translator]}
     set_up: dict[str, Any] = {
@@ -180,14 +174,14 @@ def build(shelf: Shelf) -> None:
     }
     tab = gr.context.Context.block  # the one that is open
     assert isinstance(tab, gr.Tab)
-    tab.select(**lists, **quiet).then(**set_up, **quiet).then(**drawn, **live)
-    style.input(**set_up, **quiet).then(**drawn, **live)
-    another.click(lambda: random.randrange(LARGEST_SEED), None, seed, **quiet).then(**drawn, **live)
+    tab.select(**lists, **look.QUIET).then(**set_up, **look.QUIET).then(**drawn, **live)
+    style.input(**set_up, **look.LIVE).then(**drawn, **live)
+    another.click(lambda: random.randrange(LARGEST_SEED), None, seed, **look.QUIET).then(**drawn, **live)
     # Half a list of layers means nothing, and finding components anew takes a while: they are read when they are whole.
     written = (layers, mix_layers)
     moved = [
-        # A slider that is set back, or whose number is corrected, changes without an input.
-        cast(Any, one).change if isinstance(one, gr.Slider) else cast(Any, one).input
+        # A slider is set back and a text is pasted without what Gradio calls an input.
+        cast(Any, one).change if isinstance(one, (gr.Slider, gr.Number, gr.Textbox)) else cast(Any, one).input
         for one in values
         if one not in (style, edit, *written)
     ]
@@ -197,9 +191,8 @@ def build(shelf: Shelf) -> None:
         concurrency_id="words", show_progress_on=[picture],
     ).success(**drawn, **live)  # fmt: skip
     save.click(room.save_picture, [name, *values], saved, **alone)
-    keep.click(room.save_style, [name, *values], saved, **alone).success(**lists, **quiet).then(
-        **set_up, **quiet
-    )
+    kept = keep.click(room.save_style, [name, *values], saved, **alone)
+    kept.success(**lists, **look.QUIET).then(**set_up, **look.QUIET)
 
 
 class Room:

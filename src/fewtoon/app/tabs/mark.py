@@ -48,7 +48,7 @@ def build(shelf: Shelf) -> None:
         chooser = gr.Dropdown(folders, value=folders[0], label="Folder")
     frame = gr.HTML(_frame(shelf, folders[0]), js_on_load=LEAVE)
     if len(folders) > 1:
-        chooser.input(lambda name: _frame(shelf, name), chooser, frame, api_visibility="private")
+        chooser.input(lambda name: _frame(shelf, name), chooser, frame, **look.LIVE)
 
 
 def routes(shelf: Shelf) -> list[BaseRoute]:

@@ -86,12 +86,11 @@ def build(shelf: Shelf) -> None:
         update = gr.update(choices=_choices(found), value=entry and entry.address, visible=bool(found))
         return update, _frame(entry)
 
-    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    chooser.input(show, chooser, page, **quiet)
-    again.click(renew, chooser, [chooser, page], **quiet)
+    chooser.input(show, chooser, page, **look.LIVE)
+    again.click(renew, chooser, [chooser, page], **look.QUIET)
     tab = gr.context.Context.block  # the one that is open
     assert isinstance(tab, gr.Tab)
-    tab.select(renew, chooser, [chooser, page], **quiet)
+    tab.select(renew, chooser, [chooser, page], **look.QUIET)
 
 
 def contents(shelf: Shelf) -> list[Entry]:

@@ -68,14 +68,6 @@ addEventListener("paste", event => {
 """
 
 
-def photo_input(**options: Any) -> gr.Image:
-    """A place for a picture that somebody sends. Handlers get the path of the file, unopened: our own door reads it."""
-    image = gr.Image(type="filepath", **options)
-    # Not a class of its own: for each of those Gradio writes a file beside the source.
-    image.preprocess = lambda payload: None if payload is None else payload.path  # type: ignore[method-assign]
-    return image
-
-
 def build(shelf: Shelf) -> None:
     """The tab, and the function `/translate` of the API."""
     easel = Easel(shelf)
@@ -89,8 +81,8 @@ def build(shelf: Shelf) -> None:
     key = gr.State("")
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            photo = photo_input(
-                sources=["upload", "webcam"], label="Photo", height=240, elem_id="photo",
+            photo = gr.Image(
+                type="filepath", sources=["upload", "webcam"], label="Photo", height=240, elem_id="photo",
                 webcam_options=gr.WebcamOptions(mirror=False), buttons=[],
             )  # fmt: skip
             drawers = easel.names()
@@ -115,17 +107,17 @@ def build(shelf: Shelf) -> None:
             faces = gr.HTML()
             drawings = gr.HTML()
 
-    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
-    busy: dict[str, Any] = {**quiet, "concurrency_id": "draw", "concurrency_limit": AT_ONCE}
+    live = {**look.LIVE, "show_progress": "minimal"}
+    busy = {**live, "concurrency_id": "draw", "concurrency_limit": AT_ONCE}
     drawn: dict[str, Any] = {"inputs": [key, chosen, group, framing], "outputs": [said, faces, drawings]}
-    photo.input(easel.take, photo, [key, photo, said], **quiet).then(easel.show, **drawn, **busy)
-    chosen.input(easel.regroup, [chosen, group], group, **quiet).success(easel.show, **drawn, **busy)
+    photo.input(easel.take, photo, [key, photo, said], **live).then(easel.show, **drawn, **busy)
+    chosen.input(easel.regroup, [chosen, group], group, **live).success(easel.show, **drawn, **busy)
     for widget in (group, framing):
         widget.input(easel.show, **drawn, **busy)
 
     # The API: what a program asks for, without a page.
     with gr.Row(visible=False):
-        sent = photo_input(label="photo")
+        sent = gr.Image(type="filepath", label="photo")
         asked = [gr.Textbox(value, label=label) for label, value in API.items()]
         files, facts = gr.File(file_count="multiple"), gr.JSON()
         gr.Button().click(
@@ -180,10 +172,10 @@ class Easel:
 
     # --- drawing ------------------------------------------------------------------------------------------
 
-    def take(self, path: str | None) -> tuple[Any, None, Any]:
+    def take(self, path: str | None) -> tuple[Any, Any, Any]:
         """A photo was chosen: its key, an empty place for the next one, and what is wrong with it."""
-        if path is None:  # the webcam was opened, for instance
-            return gr.skip(), None, gr.skip()
+        if path is None:  # the webcam was opened, for instance; a photo may be on its way already
+            return gr.skip(), gr.skip(), gr.skip()
         try:
             return self.photos.take(path), None, gr.skip()
         except Problem as problem:

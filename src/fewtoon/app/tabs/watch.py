@@ -65,21 +65,20 @@ def build(shelf: Shelf) -> None:
         what = gr.Dropdown([KID], value=KID, label="What")
         compared = gr.HTML()
 
-    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     # The clock reads these alone: a widget may hold what belongs to the training that was chosen before.
     asked = gr.State(Asked(names[0]))
     latest = gr.State(())  # what the page shows, so that nothing is drawn twice
     all_of = [facts, kid, chosen, losses, number, preview, stop, resume, latest]
-    gr.on(None, functools.partial(tower.choose, names[0]), None, [log, until, asked, *all_of], **quiet)
-    run.input(tower.choose, run, [log, until, asked, *all_of], **quiet)
-    gr.Timer(SECONDS).tick(tower.tick, [asked, latest], all_of, **quiet)
+    gr.on(None, functools.partial(tower.choose, names[0]), None, [log, until, asked, *all_of], **look.LIVE)
+    run.input(tower.choose, run, [log, until, asked, *all_of], **look.LIVE)
+    gr.Timer(SECONDS).tick(tower.tick, [asked, latest], all_of, **look.QUIET)
     for widget in (chosen, log):
-        widget.input(tower.choose_losses, [asked, chosen, log], [losses, asked], **quiet)
-    number.input(tower.choose_preview, [asked, number, latest], [preview, asked], **quiet)
-    stop.click(tower.stop, run, facts, **quiet)
-    resume.click(tower.resume, [run, until], facts, **quiet)
-    several.input(tower.choose_several, [several, what, log], [what, compared], **quiet)
-    what.input(tower.compare, [several, what, log], compared, **quiet)
+        widget.input(tower.choose_losses, [asked, chosen, log], [losses, asked], **look.LIVE)
+    number.input(tower.choose_preview, [asked, number, latest], [preview, asked], **look.LIVE)
+    stop.click(tower.stop, run, facts, **look.QUIET)
+    resume.click(tower.resume, [run, until], facts, **look.QUIET)
+    several.input(tower.choose_several, [several, what, log], [what, compared], **look.LIVE)
+    what.input(tower.compare, [several, what, log], compared, **look.LIVE)
 
 
 @dataclass(frozen=True)
