@@ -365,3 +365,17 @@ def test_a_closed_pipe(world: Path) -> None:
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False, env=env)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("verb", ["serve", "explore move a --by b --out c", "train demo --out x"])
+def test_what_a_verb_does_not_know_is_told_with_its_own_help(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*verb.split(), "--bogus"])
+    assert ended.value.code == 2
+    name = "explore move" if verb.startswith("explore") else verb.split()[0]
+    assert (
+        capsys.readouterr().err
+        == f"fewtoon {name}: unrecognized arguments: --bogus; see 'fewtoon {name} --help'\n"
+    )

@@ -387,6 +387,10 @@ def test_things_of_the_same_name_are_told_apart(folder: Path, tmp_path: Path) ->
     )
     assert shelf.names("run") == ["first", "first (b)", "first (b, 2)"]
     assert shelf.names("style")[:3] == ["first (best)", "ink", "ink (b)"]
+    for run in runs[:2]:
+        (run / "report").mkdir()
+        (run / "report" / "report.html").write_text("<p>")
+    assert Shelf(runs[:2]).names("page") == ["first", "first (b)"]
 
 
 def test_a_shelf_tells_what_is_damaged(tmp_path: Path) -> None:
@@ -408,6 +412,7 @@ def test_a_shelf_tells_what_is_damaged(tmp_path: Path) -> None:
     [
         ({"paths": ["FILE.png"]}, "is a picture: name the folder that it lies in"),
         ({"paths": [""]}, "names nothing"),
+        ({"paths": [os.devnull]}, "is neither a file nor a folder"),
         ({"paths": ["FILE"]}, "'FILE' is nothing that the studio knows: name styles, runs"),
         ({"paths": ["FILE.pth"]}, "'FILE.pth' is not a style .* 'fewtoon import'"),
         ({"paths": ["nowhere"]}, "does not exist"),

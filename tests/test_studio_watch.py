@@ -184,6 +184,42 @@ def test_a_training_goes_on_from_what_is_saved(stopped: Path, packs: dict[str, P
     assert not (stopped / "train.log").exists()  # nothing was started
 
 
+class Child:
+    """A training that was resumed, as its process is seen."""
+
+    returncode: int | None = None
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+
+def test_a_training_that_was_resumed_is_told_of_from_its_start_to_its_end(
+    stopped: Path, packs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = Child()
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **options: child)
+    state = stopped / "state" / "step-00000010.safetensors"
+    state.rename(state.with_name("step-00000013.safetensors"))
+    training = Training(stopped, "short")
+    training.resume(list(packs.values()), steps=20)
+    seen = training.look()
+    assert (seen.state, seen.step, seen.steps) == ("starting", 13, 20)
+    with Run(stopped).lock():  # before it has written down its new length, or a line of its log
+        seen = training.look()
+        assert (seen.state, seen.step, seen.steps) == ("running", 13, 20)
+    assert (
+        training.look().state == "stopped"
+    )  # it has let go, and its process is about to end: it starts no more
+    assert training.look().error is None
+    (stopped / "train.log").write_text("continuing at step 13\n")
+    child.returncode = -9
+    seen = training.look()
+    assert (seen.state, seen.steps) == ("finished", 10)  # as its settings say, which it has not changed
+    assert seen.error == "it was ended by signal 9, without a word of its own"
+    child.returncode = 2
+    assert training.look().error == "continuing at step 13"
+
+
 def test_nobody_is_signalled_who_does_not_hold_the_run(
     stopped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

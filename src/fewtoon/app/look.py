@@ -44,6 +44,12 @@ body, gradio-app {{ background: var(--paper) !important; }}
 .gradio-container > .main {{ padding-inline: clamp(.75rem, 4vw, 1.25rem) !important; }}
 :focus-visible {{ outline: 2px solid var(--accent) !important; outline-offset: 2px; }}
 .reset-button:focus-visible {{ outline-offset: -2px; }}
+@media (pointer: coarse) {{
+  .tab-like-container, .tab-like-container > * {{ min-height: 2.2rem; }}
+  .reset-button {{ min-width: 2.4rem !important; }}
+  .gradio-container input[type=range] {{ min-height: 1.6rem; }}
+  .source-selection .icon {{ min-width: 2.6rem; min-height: 2.2rem; }}
+}}
 .sheet {{
   color: var(--ink); line-height: 1.55; font-variant-numeric: tabular-nums; overflow-wrap: break-word;
   {PIECES}

@@ -10,11 +10,13 @@ COLOURS = """
   color-scheme: light dark;
   --paper: #fbfaf8; --card: #ffffff; --ink: #1d1c1a; --soft: #6b6860; --line: #e4e0d8;
   --accent: #b4472f; --accent-soft: #e9b9ab; --mark: #8f8a7e; --warn: #fdf3dc; --warn-line: #e5cf9a;
+  --shadow: #1d1c1a38;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --paper: #171614; --card: #201f1c; --ink: #ebe8e1; --soft: #a19c90; --line: #35322d;
     --accent: #e8836a; --accent-soft: #77392b; --mark: #7d776b; --warn: #2b2517; --warn-line: #5a4b24;
+    --shadow: #000000b0;
   }
 }
 """
@@ -46,7 +48,11 @@ p { margin: .4rem 0; max-width: 44em; }
   overflow-wrap: anywhere; }
 .card b { display: block; font-size: 1.8rem; }
 .card span { color: var(--soft); font-size: .82rem; line-height: 1.35; display: block; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto;  /* a shadow at the side where there is more */
+  background: linear-gradient(90deg, var(--paper) 60%, transparent) 0 0 / 2.4rem 100% no-repeat local,
+    linear-gradient(270deg, var(--paper) 60%, transparent) 100% 0 / 2.4rem 100% no-repeat local,
+    linear-gradient(90deg, var(--shadow), transparent) 0 0 / 1rem 100% no-repeat,
+    linear-gradient(270deg, var(--shadow), transparent) 100% 0 / 1rem 100% no-repeat; }
 table { border-collapse: collapse; width: 100%; margin: .8rem 0; font-size: .92rem; }
 th { text-align: left; font-weight: 600; font-size: .8rem; color: var(--soft); }
 th, td { padding: .45rem .8rem .45rem 0; border-bottom: 1px solid var(--line); vertical-align: middle; }
@@ -84,6 +90,8 @@ dd { margin: 0; overflow-wrap: anywhere; }
 svg { display: block; width: 100%; height: auto; }
 svg text { fill: var(--soft); font-size: 11px; }
 @media (max-width: 34rem) {
+  th, td { padding-right: .5rem; }
+  td.wide { min-width: 6rem; }
   .cards { grid-template-columns: 1fr 1fr; }
   .card b { font-size: 1.4rem; }
   .pairs { grid-template-columns: 1fr 1fr; }
