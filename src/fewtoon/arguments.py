@@ -243,7 +243,7 @@ def parser(run: Mapping[str, Callable[[argparse.Namespace], int]]) -> Parser:
     p.add_argument("--out", metavar="HTML", help="write the findings on packs as a page with thumbnails")
     _json(p)
 
-    explore.add_to(verbs, Parser)
+    explore.add_to(verbs, Verb)
 
     p = verb(
         "mark",
