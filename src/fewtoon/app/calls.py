@@ -41,12 +41,12 @@ class Calls:
             raise Refused(404, "there is no such function")
         if not isinstance(data, list) or len(data) != len(function.inputs):
             raise Refused(400, f"this function takes {len(function.inputs)} values")
-        data = list(data)
-        for place, block in enumerate(function.inputs):
-            if isinstance(block, gr.Image) and isinstance(data[place], str):
-                data[place] = (
-                    None  # a path or an address: the function says that no picture came, and how one does
-                )
+        for place, (block, value) in enumerate(zip(function.inputs, data)):
+            if isinstance(block, gr.Image) and isinstance(value, str):
+                # A path or an address: the function says that no picture came, and how one does.
+                data[place] = None
+            elif isinstance(block, gr.Image) and not isinstance(value, (dict, type(None))):
+                raise Refused(400, "a picture is sent first, and then named as it was sent")
         if self.unread(session) >= UNREAD:
             raise Refused(429, "fetch the results that wait first")
         trigger = asked.get("trigger_id")

@@ -16,22 +16,11 @@ SMALLEST = 10  # points, even if that takes more lines
 SMALLEST_SIDE = 512  # pixels: smaller pictures are enlarged, so that words can be read
 # What is asked for letters that Pillow's own font lacks: fonts of the systems that people have.
 FONTS = (
-    *(
-        "NotoSans-Regular.ttf",
-        "DejaVuSans.ttf",
-        "segoeui.ttf",
-        "Arial Unicode.ttf",
-        "NotoSansCJK-Regular.ttc",
-    ),
-    *("NanumGothic.ttf", "malgun.ttf", "AppleSDGothicNeo.ttc", "msyh.ttc", "PingFang.ttc", "YuGothM.ttc"),
-    *(
-        "DroidSansFallbackFull.ttf",
-        "wqy-zenhei.ttc",
-        "NotoSansArabic-Regular.ttf",
-        "NotoSansHebrew-Regular.ttf",
-    ),
-    *("NotoSansDevanagari-Regular.ttf", "NotoSansThai-Regular.ttf", "seguiemj.ttf"),
-)
+    "NotoSans-Regular.ttf", "DejaVuSans.ttf", "segoeui.ttf", "Arial Unicode.ttf", "NotoSansCJK-Regular.ttc",
+    "NanumGothic.ttf", "malgun.ttf", "AppleSDGothicNeo.ttc", "msyh.ttc", "PingFang.ttc", "YuGothM.ttc",
+    "DroidSansFallbackFull.ttf", "wqy-zenhei.ttc", "NotoSansArabic-Regular.ttf", "NotoSansHebrew-Regular.ttf",
+    "NotoSansDevanagari-Regular.ttf", "NotoSansThai-Regular.ttf", "seguiemj.ttf",
+)  # fmt: skip
 JOINERS = "\u200c\u200d"  # not to be seen: how the letters beside them are written
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
