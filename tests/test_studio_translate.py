@@ -237,7 +237,7 @@ def test_each_style_fails_by_itself(folder: Path, tmp_path: Path, monkeypatch: p
     Path(files[0]).write_bytes(b"xy")
     key = easel.photos.take(str(tmp_path / "us.png"))
     told, photo, drawings = easel.show(key, names[:2], "auto")
-    assert "style 'style 0' is torn or not safetensors" in unescape(told)
+    assert "'style 0' is not a style, or torn" in unescape(told)
     assert "copy it again" in told
     assert str(tmp_path) not in told
     assert "3 faces found" in photo

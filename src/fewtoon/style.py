@@ -358,12 +358,9 @@ def read_header(path: str | Path) -> dict[str, Any]:
             f"style {str(path)!r} does not exist; name a .safetensors file or a run folder"
         ) from None
     except (SafetensorError, OSError) as error:
-        if path.suffix == ".safetensors":
-            raise Problem(
-                f"style {str(path)!r} is torn or not safetensors ({error}); copy it again"
-            ) from None
         raise Problem(
-            f"{str(path)!r} is not a style ({error}); bring a foreign checkpoint in with 'fewtoon import'"
+            f"{str(path)!r} is not a style, or torn ({error}): copy it again, or bring a foreign checkpoint in with "
+            "'fewtoon import'"
         ) from None
     try:
         header = json.loads(text or "")
