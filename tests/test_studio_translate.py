@@ -414,7 +414,7 @@ def test_a_shelf_tells_what_is_damaged(tmp_path: Path) -> None:
         ({"paths": [""]}, "names nothing"),
         ({"paths": [os.devnull]}, "is neither a file nor a folder"),
         ({"paths": ["FILE"]}, "'FILE' is nothing that the studio knows: name styles, runs"),
-        ({"paths": ["FILE.pth"]}, "'FILE.pth' is not a style .* 'fewtoon import'"),
+        ({"paths": ["FILE.pth"]}, "'FILE.pth' is not a style, or torn .* 'fewtoon import'"),
         ({"paths": ["nowhere"]}, "does not exist"),
         ({"save": "FILE"}, "nothing can be saved there"),
         ({"save": "FILE/below"}, "nothing can be saved there"),
