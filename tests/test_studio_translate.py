@@ -142,7 +142,11 @@ def test_a_person_draws(folder: Path, url: str, tmp_path: Path) -> None:
         page.get_by_label("Upload file").click()  # what opens the camera does not lie over it
         page.get_by_text("Drop Image Here").wait_for()
 
-        small = base64.b64encode((folder / "small.png").read_bytes()).decode()
+        us, small = (
+            base64.b64encode((folder / f"{name}.png").read_bytes()).decode() for name in ("us", "small")
+        )
+        page.evaluate(PASTE, f"data:image/png;base64,{us}")  # keys that are held down: the last one counts
+        page.evaluate(PASTE, f"data:image/png;base64,{us}")
         page.evaluate(PASTE, f"data:image/png;base64,{small}")
         page.get_by_text("choose the framing 'portrait'").wait_for(state="detached")
         href = page.locator("a.save").first.get_attribute("href")
@@ -287,7 +291,8 @@ def test_a_program_is_told_of_names_and_not_of_paths(folder: Path, tmp_path: Pat
         with pytest.raises(AppError) as refused:
             one.predict(handle_file(str(folder / "us.png")), "torn", "auto", api_name="/translate")
         one.close()
-    assert "'torn'" in str(refused.value)
+    assert "'torn' is not a style, or torn" in str(refused.value)
+    assert "copy it again" in str(refused.value)
     assert str(tmp_path) not in str(refused.value)
 
 
@@ -338,7 +343,7 @@ def test_a_style_that_draws_no_photos_is_not_offered_to_a_program(folder: Path, 
     styles.write(tmp_path / "faces.safetensors", generators.make(1), {})
     shutil.copy(folder / "us.png", tmp_path / "us.png")  # whatever is sent is deleted
     easel = Easel(Shelf([tmp_path / "faces.safetensors", folder / "ink.safetensors"], device="cpu"))
-    with pytest.raises(Problem, match=r"no style 'faces' here: known: ink"):
+    with pytest.raises(Problem, match=r"'faces' draws random numbers, not photos"):
         easel.translate(str(tmp_path / "us.png"), "faces", "auto")
 
 
@@ -391,6 +396,9 @@ def test_things_of_the_same_name_are_told_apart(folder: Path, tmp_path: Path) ->
         (run / "report").mkdir()
         (run / "report" / "report.html").write_text("<p>")
     assert Shelf(runs[:2]).names("page") == ["first", "first (b)"]
+    (runs[1] / "best.safetensors").unlink()
+    with pytest.raises(Problem, match=r"'first \(b\)' has no style: its training has not come so far"):
+        Shelf(runs[:2]).path("style", "first (b)")
 
 
 def test_a_shelf_tells_what_is_damaged(tmp_path: Path) -> None:

@@ -217,7 +217,35 @@ def test_a_training_that_was_resumed_is_told_of_from_its_start_to_its_end(
     assert (seen.state, seen.steps) == ("finished", 10)  # as its settings say, which it has not changed
     assert seen.error == "it was ended by signal 9, without a word of its own"
     child.returncode = 2
-    assert training.look().error == "continuing at step 13"
+    assert training.look().error == "it ended with code 2; train.log in its folder says more"
+    words = "fewtoon: could not write 'log.jsonl': free some space\n  File \"/usr/x.py\", line 1, in f\n"
+    (stopped / "train.log").write_text(f"fewtoon: of a day before\n{words}")
+    assert training.look().error == "could not write 'log.jsonl': free some space"
+
+
+def test_a_killed_training_that_goes_on_is_where_it_was_saved(stopped: Path) -> None:
+    state = stopped / "state" / "step-00000010.safetensors"
+    state.rename(state.with_name("step-00000004.safetensors"))
+    os.utime(stopped / "log.jsonl", (0, 0))
+    training = Training(stopped, "short")
+    with Run(stopped).lock():
+        seen = training.look()
+        assert (seen.state, seen.step, seen.speed) == ("running", 4, None)  # the log is not yet its own
+        lines = (stopped / "log.jsonl").read_bytes().splitlines(keepends=True)
+        (stopped / "log.jsonl").write_bytes(b"".join(line for line in lines if json.loads(line)["step"] <= 6))
+        assert training.look().step == 6
+
+
+def test_a_run_that_is_moved_away_is_told_to_be_gone(stopped: Path) -> None:
+    tower = Tower(Shelf([stopped]))
+    *_, asked, _facts, _kid, _box, _losses, _slider, _shown, _stop, _resume, latest = tower.choose("short")
+    moved = stopped.rename(stopped.with_name("moved"))
+    told, *_, stop, resume, latest = tower.tick(asked, latest)
+    assert "run 'short' is gone (no config.yaml in it); put it back" in unescape(told)
+    assert not stop["interactive"]
+    assert not resume["interactive"]
+    moved.rename(stopped)
+    assert "step 10 of 10" in tower.tick(asked, latest)[0]
 
 
 def test_nobody_is_signalled_who_does_not_hold_the_run(

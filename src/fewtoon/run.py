@@ -74,6 +74,8 @@ class Run:
         """config.yaml as plain values. Raises Problem when it is damaged."""
         try:
             tree = _plain(yaml.safe_load(self.config_file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise Problem(f"run {str(self.path)!r} is gone (no config.yaml in it); put it back") from None
         except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
             raise Problem(
                 f"{str(self.config_file)!r} cannot be read ({error}); put it back as it was"

@@ -12,6 +12,7 @@ import re
 import secrets
 from collections.abc import Callable, Collection
 from functools import partial
+from html import escape
 from urllib.parse import parse_qs
 
 import anyio
@@ -21,13 +22,14 @@ from starlette.datastructures import Headers, MutableHeaders, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request, cookie_parser
-from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fewtoon.app.calls import Calls, Refused
 from fewtoon.app.local import HEADERS, MAX_PATH, NOT_HERE, NOT_JSON, foreign, is_json, is_local, too_long
 from fewtoon.app.spool import Spool
 from fewtoon.app.streams import Streams
+from fewtoon.metrics.page import page as whole
 
 MAX_UPLOAD = 20 * 2**20  # bytes of a picture; Gradio's page tells it in these units
 AROUND = 10_000  # bytes of a form around it
@@ -91,10 +93,7 @@ class Guard:
             self._admit(scope)
             app = self.app if own else await self._answer(scope, receive)
         except Refused as refused:
-            if scope["path"] == _UPLOAD:  # Gradio's page shows the body as it comes
-                app = PlainTextResponse(refused.why, refused.status)
-            else:
-                app = JSONResponse({"error": refused.why}, refused.status)
+            app = _told(refused, scope)
         except _Entered:
             app = self._welcome()
         except ClientDisconnect:
@@ -239,6 +238,15 @@ class Guard:
             raise Refused(400, "the form is not understood: it holds one file, named files") from None
         finally:
             self.uploading -= 1
+
+
+def _told(refused: Refused, scope: Scope) -> Response:
+    """Why something is not answered, for whoever asked."""
+    if scope["path"] == _UPLOAD:  # Gradio's page shows the body as it comes
+        return PlainTextResponse(refused.why, refused.status)
+    if Headers(scope=scope).get("sec-fetch-dest") == "document":  # a person, who has opened an address
+        return HTMLResponse(whole("fewtoon", f"<p>{escape(refused.why)}</p>"), refused.status)
+    return JSONResponse({"error": refused.why}, refused.status)
 
 
 class _Entered(Exception):

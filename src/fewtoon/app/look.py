@@ -66,10 +66,12 @@ addEventListener("keydown", event => {{
 """
 
 # What was sent comes to the handlers as it is: a picture as the path of its file, unopened, since our own door reads it
-# (Gradio writes another one); a number beyond the ends of a slider, since what is wrong with it is told beside the
-# picture. In the classes: a widget that is updated is made anew, and for a class of our own Gradio writes files.
+# (Gradio writes another one); a number beyond the ends of a slider and a choice that has gone meanwhile, since what is
+# wrong with it is told beside the picture. In the classes: a widget that is updated is made anew, and for one of our
+# own Gradio writes files.
 gr.Image.preprocess = lambda self, payload: None if payload is None else payload.path  # type: ignore
 gr.Slider.preprocess = lambda self, payload: payload  # type: ignore[method-assign]
+gr.Dropdown.preprocess = lambda self, payload: payload  # type: ignore[method-assign]
 
 # Of events that are not for programs. What is changed while an event is answered is passed over by Gradio, unless it is
 # live: then it is answered next.

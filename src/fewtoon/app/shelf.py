@@ -138,10 +138,18 @@ class Shelf:
         is not on the shelf."""
         name = str(name)  # whatever a client has sent
         thing = self._things[kind].get(name)
-        if thing is None and kind == "style" and name in self.names("style"):
-            return Run(self._things["run"][name].path).best
+        run = self._things["run"].get(name)
+        if thing is None and kind == "style" and run is not None:
+            best = Run(run.path).best
+            if not best.is_file():
+                raise Problem(
+                    f"{name!r} has no style: its training has not come so far, or its folder is gone"
+                )
+            return best
         if thing is None:
-            raise unknown(kind, name, self.names(kind))
+            names = self.names(kind)
+            known = nearest(name, names) if names else "there is none"
+            raise Problem(f"no {kind} {printable(name)[:80]!r} here: {known}")
         return thing.path
 
     def damaged(self) -> list[str]:
@@ -200,6 +208,7 @@ class Shelf:
             return found.source
 
     def _opened(self, name: str) -> _Open:
+        name = str(name)  # whatever a client has sent
         path = self.path("style", name)
         if not path.exists():
             raise Problem(f"the file of {name!r} is gone: put it back, or start the studio without it")
@@ -253,12 +262,6 @@ class Shelf:
             told = printable(self.folder)
             raise Problem(f"cannot write into {told!r} ({error.strerror}): choose another --save") from None
         return path
-
-
-def unknown(kind: str, name: str, names: Sequence[str]) -> Problem:
-    """What is raised for a name that is not among those that are there."""
-    known = nearest(name, names) if names else "there is none"
-    return Problem(f"no {kind} {printable(name)[:80]!r} here: {known}")
 
 
 def _called(kind: Kind, path: Path) -> tuple[str, str]:

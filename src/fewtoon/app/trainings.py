@@ -71,7 +71,10 @@ class Training:
         running = self.run.holder() is not None
         logged = max((line["step"] for line in self.lines), default=0)
         saved = self.run.saved_step()  # less than what is logged after a kill, more after a stop
-        step = max(logged, saved or 0) if running or saved is None else saved
+        if saved is None or (running and self._written() >= self._began()):
+            step = max(logged, saved or 0)
+        else:  # what a training that was killed had logged beyond it is forgotten when it goes on
+            step = saved
         speed = self._speed(logged) if running else None
         kids = [(float(line["kid"]), int(line["step"])) for line in self.lines if _number(line.get("kid"))]
         healths = [line["health"] for line in self.lines if isinstance(line.get("health"), str)]
@@ -109,11 +112,7 @@ class Training:
 
     def _speed(self, step: int) -> float | None:
         """The log holds no times, so that it is the same after every resumption: when it was written tells them."""
-        try:
-            now = self.run.log_file.stat().st_mtime
-        except OSError:
-            return None
-        began = self._began()
+        now, began = self._written(), self._began()
         if self._first is None or self._first[1] > step or self._first[0] < began:
             self._first = None
             seen = [(path.stat().st_mtime, number) for number, path in self.previews()]
@@ -121,6 +120,11 @@ class Training:
             self._first = min(marks, default=(now, step))
         then, before = self._first
         return (step - before) / (now - then) if step > before and now > then else None
+
+    def _written(self) -> float:
+        with suppress(OSError):
+            return self.run.log_file.stat().st_mtime
+        return 0.0
 
     def _began(self) -> float:
         with suppress(OSError):
@@ -256,9 +260,10 @@ class Training:
             return f"it was ended by signal {-self._child.returncode}, without a word of its own"
         with suppress(OSError):
             text = (self.run.path / OUTPUT).read_text(encoding="utf-8", errors="replace")
-            lines = [line for line in text[-4000:].splitlines() if line.strip()]
-            return lines[-1][:500] if lines else f"it ended with code {self._child.returncode}"
-        return f"it ended with code {self._child.returncode}"
+            words = [line for line in text[-20_000:].splitlines() if line.startswith("fewtoon")]
+            if words:
+                return words[-1].partition(": ")[2][:500]
+        return f"it ended with code {self._child.returncode}; {OUTPUT} in its folder says more"
 
     def _state(self, running: bool, done: bool) -> str:
         if running:

@@ -18,7 +18,7 @@ from PIL import Image
 from fewtoon import style as styles
 from fewtoon.app import look
 from fewtoon.app.photos import Photos
-from fewtoon.app.shelf import Shelf, unknown
+from fewtoon.app.shelf import Shelf
 from fewtoon.draw import Drawn, Seen, Translator
 from fewtoon.errors import Problem
 from fewtoon.faces.framing import Kind
@@ -53,17 +53,21 @@ a.save { display: inline-block; margin: .2rem 0; padding: .35rem .8rem; border: 
   border-radius: .4rem; background: var(--card); text-decoration: none; }
 """
 
-# Gradio has a button for what everybody does with keys.
+# Gradio has a button for what everybody does with keys. Of those that are held down the last paste counts.
 JS = """
+let pasting;
 addEventListener("paste", event => {
   const file = [...event.clipboardData?.files ?? []].find(one => one.type.startsWith("image/"));
-  const input = document.querySelector("#photo input[type=file]");
-  if (!file || !input || !document.getElementById("photo").offsetParent) return;
-  const files = new DataTransfer();
-  files.items.add(file);
-  input.files = files.files;
-  input.dispatchEvent(new Event("change", {bubbles: true}));
+  if (!file || !document.getElementById("photo")?.offsetParent) return;
   event.preventDefault();
+  clearTimeout(pasting);
+  pasting = setTimeout(() => {
+    const input = document.querySelector("#photo input[type=file]"), files = new DataTransfer();
+    if (!input) return;
+    files.items.add(file);
+    input.files = files.files;
+    input.dispatchEvent(new Event("change", {bubbles: true}));
+  }, 300);
 });
 """
 
@@ -234,13 +238,11 @@ class Easel:
         return self._pen.submit(translator.draw, faces, group).result()
 
     def _drawer(self, name: str) -> str:
-        """A Style that draws photos, by its name; the first for none. Raises Problem for another."""
+        """The name of the style that is asked for; of the first that draws photos where none is."""
         names = self.names()
-        if not names:
+        if not name and not names:
             raise Problem("no style here draws photos: start the studio with one")
-        if name and str(name) not in names:
-            raise unknown("style", str(name), names)
-        return name or names[0]
+        return str(name) if name else names[0]
 
     def translate(
         self, path: str | None, style: str, group: str, framing: str = styles.AUTO
@@ -269,7 +271,7 @@ class Easel:
 
 def _own(framing: str) -> str | None:
     """The framing that is asked for; None: the style's own."""
-    return None if framing in (styles.AUTO, "", None) else str(framing)
+    return None if framing in (styles.AUTO, "", None) else str(framing)[:40]
 
 
 # --- HTML ---------------------------------------------------------------------------------------------------

@@ -142,7 +142,7 @@ class Tower:
         except Problem as problem:  # one that is damaged does not keep the others from being seen
             told = look.note(self.shelf.said(problem))
             none = gr.update(choices=[], value=[])
-            return told, "", none, "", gr.skip(), "", gr.skip(), gr.skip(), ()
+            return told, "", none, "", gr.skip(), "", *[gr.update(interactive=False)] * 2, ()
         count = len(previews)
         now = (seen.state, seen.step, seen.best, seen.health, seen.error, count)
         if now == tuple(latest):
