@@ -29,7 +29,8 @@ HEAD = f"""
   --input-border-color: var(--line); --input-border-color-focus: var(--accent); --body-text-color: var(--ink);
   --body-text-color-subdued: var(--soft); --block-label-text-color: var(--soft); --block-title-text-color: var(--ink);
   --block-info-text-color: var(--soft); --color-accent: var(--accent); --color-accent-soft: var(--accent-soft);
-  --slider-color: var(--accent); --link-text-color: var(--accent); --link-text-color-hover: var(--accent);
+  --slider-color: var(--accent); --neutral-200: var(--line); --link-text-color: var(--accent);
+  --link-text-color-hover: var(--accent);
   --checkbox-background-color-selected: var(--accent); --checkbox-border-color-selected: var(--accent);
   --checkbox-label-background-fill: var(--card); --checkbox-label-background-fill-selected: var(--card);
   --button-primary-background-fill: var(--accent); --button-primary-background-fill-hover: var(--accent);
