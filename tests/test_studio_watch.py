@@ -200,6 +200,8 @@ def test_a_training_that_was_resumed_is_told_of_from_its_start_to_its_end(
     monkeypatch.setattr(subprocess, "Popen", lambda *args, **options: child)
     state = stopped / "state" / "step-00000010.safetensors"
     state.rename(state.with_name("step-00000013.safetensors"))
+    before = "fewtoon: of the day before\n"
+    (stopped / "train.log").write_text(before)
     training = Training(stopped, "short")
     training.resume(list(packs.values()), steps=20)
     seen = training.look()
@@ -211,7 +213,7 @@ def test_a_training_that_was_resumed_is_told_of_from_its_start_to_its_end(
         training.look().state == "stopped"
     )  # it has let go, and its process is about to end: it starts no more
     assert training.look().error is None
-    (stopped / "train.log").write_text("continuing at step 13\n")
+    (stopped / "train.log").write_text(f"{before}continuing at step 13\n")
     child.returncode = -9
     seen = training.look()
     assert (seen.state, seen.steps) == ("finished", 10)  # as its settings say, which it has not changed
@@ -219,7 +221,7 @@ def test_a_training_that_was_resumed_is_told_of_from_its_start_to_its_end(
     child.returncode = 2
     assert training.look().error == "it ended with code 2; train.log in its folder says more"
     words = "fewtoon: could not write 'log.jsonl': free some space\n  File \"/usr/x.py\", line 1, in f\n"
-    (stopped / "train.log").write_text(f"fewtoon: of a day before\n{words}")
+    (stopped / "train.log").write_text(before + words)
     assert training.look().error == "could not write 'log.jsonl': free some space"
 
 

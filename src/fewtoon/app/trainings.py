@@ -55,7 +55,8 @@ class Training:
         self._first: tuple[float, int] | None = None
         self._child: subprocess.Popen[bytes] | None = None  # the training that was resumed here,
         self._goal: int | None = None  # until which step,
-        self._ran = False  # and whether it was seen to hold the run
+        self._ran = False  # whether it was seen to hold the run,
+        self._said = 0  # and where in OUTPUT its own words begin
         self._asked: tuple[int, float] | None = None  # the process that was asked to stop, and when it began
 
     # --- looking -----------------------------------------------------------------------------------------
@@ -224,10 +225,11 @@ class Training:
             words += ["--device", device]
         try:
             with open(self.run.path / OUTPUT, "ab") as output:
+                said = output.tell()
                 self._child = subprocess.Popen(
                     words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
                 )
-            self._goal, self._ran = steps, False
+            self._goal, self._ran, self._said = steps, False, said
         except OSError as error:
             raise Problem(f"the training cannot be started ({error.strerror}): free some space") from None
 
@@ -259,8 +261,8 @@ class Training:
         if self._child.returncode < 0:
             return f"it was ended by signal {-self._child.returncode}, without a word of its own"
         with suppress(OSError):
-            text = (self.run.path / OUTPUT).read_text(encoding="utf-8", errors="replace")
-            words = [line for line in text[-20_000:].splitlines() if line.startswith("fewtoon")]
+            text = (self.run.path / OUTPUT).read_bytes()[self._said :].decode(errors="replace")
+            words = [line for line in text.splitlines() if line.startswith("fewtoon")]
             if words:
                 return words[-1].partition(": ")[2][:500]
         return f"it ended with code {self._child.returncode}; {OUTPUT} in its folder says more"
