@@ -186,7 +186,7 @@ def test_layers_are_read(text: str, expected: tuple[int, ...]) -> None:
     "text", ["", "6", "-1", "2-1", "32px", "5px", "8px-16", "0-8px", "x", "1,,2", "16px-8px"]
 )
 def test_other_layers_are_refused(text: str) -> None:
-    with pytest.raises(Problem, match="layers"):
+    with pytest.raises(Problem, match=f"layers '{text}': "):
         layers_of(text, SIZE)
 
 

@@ -268,7 +268,7 @@ def test_names_that_are_alike_have_a_row_each(files: Path, tmp_path: Path) -> No
         (["a.safetensors"], ("--layers", "--from")),
         (["a.safetensors", "--layers", "4-6"], ("4-6", "0 to 5")),
         (["a.safetensors", "--layers", "32px"], ("32px", "16px")),
-        (["a.safetensors", "--layers", "x"], ("layers", "x")),
+        (["a.safetensors", "--layers", "x"], ("layers 'x'",)),
         (["a.safetensors", "--from", "6"], ("--from 6", "0 to 5")),
         (["a.safetensors", "--from", "-1"], ("--from -1",)),
         (["a.safetensors", "--from", "1", "--layers", "2"], ("--layers", "--from")),

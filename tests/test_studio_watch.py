@@ -209,9 +209,8 @@ def test_a_training_that_was_resumed_is_told_of_from_its_start_to_its_end(
     with Run(stopped).lock():  # before it has written down its new length, or a line of its log
         seen = training.look()
         assert (seen.state, seen.step, seen.steps) == ("running", 13, 20)
-    assert (
-        training.look().state == "stopped"
-    )  # it has let go, and its process is about to end: it starts no more
+    # It has let go, and its process is about to end: it starts no more.
+    assert training.look().state == "stopped"
     assert training.look().error is None
     (stopped / "train.log").write_text(f"{before}continuing at step 13\n")
     child.returncode = -9

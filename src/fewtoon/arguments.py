@@ -17,14 +17,7 @@ MATTES = "mediapipe (default), sinet:FILE or extremec3:FILE"
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see '{self.prog} --help'\n")
-
-
-class Verb(Parser):
-    """The parser of one verb, which tells of what it does not know itself: its own help is the one to look into."""
+    """An ArgumentParser whose errors are one line; what a verb does not know is told by itself, with its own help."""
 
     def parse_known_args(self, args=None, namespace=None):
         known, unknown = super().parse_known_args(args, namespace)
@@ -32,13 +25,16 @@ class Verb(Parser):
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return known, unknown
 
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see '{self.prog} --help'\n")
+
 
 def parser(run: Mapping[str, Callable[[argparse.Namespace], int]]) -> Parser:
     """The parser of the whole command line; `run` holds the function of each verb, which becomes `args.run`."""
     top = Parser(prog="fewtoon", description="Photos of faces into drawings in one artist's style.")
     top.add_argument("--version", action="version", version=f"fewtoon {fewtoon.__version__}")
     top.set_defaults(run=None)
-    verbs = top.add_subparsers(title="verbs", metavar="VERB", parser_class=Verb)
+    verbs = top.add_subparsers(title="verbs", metavar="VERB", parser_class=Parser)
 
     def verb(name: str, text: str, example: str) -> argparse.ArgumentParser:
         sub = verbs.add_parser(
@@ -243,7 +239,7 @@ def parser(run: Mapping[str, Callable[[argparse.Namespace], int]]) -> Parser:
     p.add_argument("--out", metavar="HTML", help="write the findings on packs as a page with thumbnails")
     _json(p)
 
-    explore.add_to(verbs, Verb)
+    explore.add_to(verbs, Parser)
 
     p = verb(
         "mark",

@@ -42,11 +42,10 @@ class Calls:
         if not isinstance(data, list) or len(data) != len(function.inputs):
             raise Refused(400, f"this function takes {len(function.inputs)} values")
         for place, (block, value) in enumerate(zip(function.inputs, data)):
-            if isinstance(block, gr.Image) and isinstance(value, str):
-                # A path or an address: the function says that no picture came, and how one does.
-                data[place] = None
-            elif isinstance(block, gr.Image) and not isinstance(value, (dict, type(None))):
-                raise Refused(400, "a picture is sent first, and then named as it was sent")
+            if isinstance(block, gr.Image) and not isinstance(value, (dict, type(None))):
+                if not isinstance(value, str):
+                    raise Refused(400, "a picture is sent first, and then named as it was sent")
+                data[place] = None  # a path or an address: the function says that none came, and how one does
         if self.unread(session) >= UNREAD:
             raise Refused(429, "fetch the results that wait first")
         trigger = asked.get("trigger_id")

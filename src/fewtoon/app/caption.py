@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import unicodedata
+from contextlib import suppress
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -79,17 +80,15 @@ def _unseen(letter: str) -> bool:
 def _font_for(text: str) -> str | None:
     """The name of a font that has all letters; None: Pillow's own. Raises Problem where no font has them."""
     lacking = _lacking(text, None)
-    for name in FONTS if lacking else ():
-        try:
+    if not lacking:
+        return None
+    for name in FONTS:
+        with suppress(OSError):  # it is not on this machine
             if not _lacking(text, name):
                 return name
-        except OSError:  # it is not on this machine
-            continue
-    if lacking:
-        raise Problem(
-            f"no font of this machine has {lacking[:20]!r}: leave it out of the caption, or install a font that has it"
-        )
-    return None
+    raise Problem(
+        f"no font of this machine has {lacking[:20]!r}: leave it out of the caption, or install a font that has it"
+    )
 
 
 def _font(name: str | None, points: int) -> Font:

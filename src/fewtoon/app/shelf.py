@@ -137,20 +137,16 @@ class Shelf:
         """Where a thing lies; of a run that is named as a style, its best Style. Raises Problem for a name that
         is not on the shelf."""
         name = str(name)  # whatever a client has sent
-        thing = self._things[kind].get(name)
-        run = self._things["run"].get(name)
-        if thing is None and kind == "style" and run is not None:
-            best = Run(run.path).best
-            if not best.is_file():
-                raise Problem(
-                    f"{name!r} has no style: its training has not come so far, or its folder is gone"
-                )
-            return best
-        if thing is None:
-            names = self.names(kind)
-            known = nearest(name, names) if names else "there is none"
-            raise Problem(f"no {kind} {printable(name)[:80]!r} here: {known}")
-        return thing.path
+        if name in self._things[kind]:
+            return self._things[kind][name].path
+        if kind == "style" and name in self._things["run"]:
+            best = Run(self._things["run"][name].path).best
+            if best.is_file():
+                return best
+            raise Problem(f"{name!r} has no style: its training has not come so far, or its folder is gone")
+        names = self.names(kind)
+        known = nearest(name, names) if names else "there is none"
+        raise Problem(f"no {kind} {printable(name)[:80]!r} here: {known}")
 
     def damaged(self) -> list[str]:
         """What is wrong with runs, packs and directions: there may be other things that are worth a look."""

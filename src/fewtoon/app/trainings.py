@@ -67,12 +67,12 @@ class Training:
         config = self.run.config()
         asked = config["train"].get("steps")
         steps = asked if _number(asked) and isinstance(asked, int) else 0
-        if self._goal is not None and self._child is not None and self._child.poll() is None:
+        if self._goal is not None and self._lives():
             steps = self._goal  # it is written down when all is read
         running = self.run.holder() is not None
         logged = max((line["step"] for line in self.lines), default=0)
         saved = self.run.saved_step()  # less than what is logged after a kill, more after a stop
-        if saved is None or (running and self._written() >= self._began()):
+        if saved is None or (running and _changed(self.run.log_file) >= self._began()):
             step = max(logged, saved or 0)
         else:  # what a training that was killed had logged beyond it is forgotten when it goes on
             step = saved
@@ -113,7 +113,7 @@ class Training:
 
     def _speed(self, step: int) -> float | None:
         """The log holds no times, so that it is the same after every resumption: when it was written tells them."""
-        now, began = self._written(), self._began()
+        now, began = _changed(self.run.log_file), self._began()
         if self._first is None or self._first[1] > step or self._first[0] < began:
             self._first = None
             seen = [(path.stat().st_mtime, number) for number, path in self.previews()]
@@ -122,15 +122,8 @@ class Training:
         then, before = self._first
         return (step - before) / (now - then) if step > before and now > then else None
 
-    def _written(self) -> float:
-        with suppress(OSError):
-            return self.run.log_file.stat().st_mtime
-        return 0.0
-
     def _began(self) -> float:
-        with suppress(OSError):
-            return (self.run.path / ".lock").stat().st_mtime  # written by a training when it begins
-        return 0.0
+        return _changed(self.run.path / ".lock")  # written by a training when it begins
 
     def kid(self) -> tuple[list[tuple[float, float]], list[tuple[float, float, float]]]:
         """Held-out KID x1000 over the steps, and its 95 % interval."""
@@ -260,20 +253,32 @@ class Training:
             return None
         if self._child.returncode < 0:
             return f"it was ended by signal {-self._child.returncode}, without a word of its own"
-        with suppress(OSError):
-            text = (self.run.path / OUTPUT).read_bytes()[self._said :].decode(errors="replace")
+        with suppress(OSError), open(self.run.path / OUTPUT, "rb") as file:
+            file.seek(self._said)
+            text = file.read().decode(errors="replace")
             words = [line for line in text.splitlines() if line.startswith("fewtoon")]
             if words:
                 return words[-1].partition(": ")[2][:500]
         return f"it ended with code {self._child.returncode}; {OUTPUT} in its folder says more"
 
+    def _lives(self) -> bool:
+        """Whether there is a process that was started here."""
+        return self._child is not None and self._child.poll() is None
+
     def _state(self, running: bool, done: bool) -> str:
         if running:
             self._ran = True
             return "running"
-        if self._child is not None and self._child.poll() is None and not self._ran:
+        if self._lives() and not self._ran:
             return "starting"
         return "finished" if done and self.run.last.is_file() else "stopped"
+
+
+def _changed(path: Path) -> float:
+    """When a file was written to, in seconds as `time.time`; 0 where there is none."""
+    with suppress(OSError):
+        return path.stat().st_mtime
+    return 0.0
 
 
 def _number(value: Any) -> bool:

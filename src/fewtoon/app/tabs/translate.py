@@ -239,10 +239,11 @@ class Easel:
 
     def _drawer(self, name: str) -> str:
         """The name of the style that is asked for; of the first that draws photos where none is."""
-        names = self.names()
-        if not name and not names:
-            raise Problem("no style here draws photos: start the studio with one")
-        return str(name) if name else names[0]
+        if name:
+            return str(name)
+        for first in self.names():
+            return first
+        raise Problem("no style here draws photos: start the studio with one")
 
     def translate(
         self, path: str | None, style: str, group: str, framing: str = styles.AUTO
